@@ -1,0 +1,72 @@
+// Package api holds the wire types of both broker interfaces: the agents' protocol under /agent/v1 and the people's
+// interface under /api/v1. It has no logic beyond naming things, and imports nothing else of Keyward, so that broker,
+// agent, volume service and tests share one vocabulary.
+//
+// Conventions: times are RFC 3339 in UTC, durations are whole seconds and end in _seconds, sizes are bytes, byte
+// strings are standard base64, identifiers are opaque strings.
+package api
+
+import "time"
+
+// Grade says who vouches for a fact (RFC 9334: the endorsement behind a claim). Grades order from weak to strong.
+type Grade string
+
+// The grades, weakest first.
+const (
+	// GradeSelfReported is the word of the machine that is being judged.
+	GradeSelfReported Grade = "self-reported"
+	// GradeAPIConfirmed was read by the broker itself from a system other than the machine.
+	GradeAPIConfirmed Grade = "api-confirmed"
+	// GradeCloudSigned carries a provider's signature.
+	GradeCloudSigned Grade = "cloud-signed"
+	// GradeHardwareSigned carries a signature of the machine's TPM or TEE over this request's nonce.
+	GradeHardwareSigned Grade = "hardware-signed"
+	// GradeBrokerObserved was seen by the broker itself: arrival time, source address, its own records.
+	GradeBrokerObserved Grade = "broker-observed"
+)
+
+// FactName names one collected value. The set is open: an agent may send names that a broker does not know yet.
+type FactName string
+
+// The facts that rules can use. Those marked "broker" are added by the broker and refused when an agent sends them.
+const (
+	FactGuestOS       FactName = "guest_os"            // "linux" or "windows"
+	FactArchitecture  FactName = "guest_architecture"  // "64" or "32" (bits)
+	FactHostName      FactName = "host_name"           // string
+	FactKernelVersion FactName = "kernel_version"      // version
+	FactOSVersion     FactName = "os_version"          // version, VERSION_ID of os-release
+	FactOSName        FactName = "os_name"             // string, PRETTY_NAME of os-release
+	FactTCPPorts      FactName = "listening_tcp_ports" // set of numbers
+	FactUDPPorts      FactName = "listening_udp_ports" // set of numbers
+	FactMountPoint    FactName = "device_mount_point"  // string
+	FactAccessType    FactName = "device_access_type"  // "read-only" or "read-write"
+	FactLocation      FactName = "instance_location"   // string
+	FactUserData      FactName = "instance_user_data"  // string
+	FactAgentVersion  FactName = "agent_version"       // version
+	FactRequestDate   FactName = "key_request_date"    // date, broker
+	FactSourceIPv4    FactName = "source_ipv4"         // IP address, broker
+	FactSourceIPv6    FactName = "source_ipv6"         // IP address, broker
+	FactFirstSeen     FactName = "instance_first_seen" // date, broker
+	FactLastSeen      FactName = "instance_last_seen"  // date, broker
+)
+
+// Fact is one collected value with its origin. A fact that could not be collected has no values and says why in
+// Missing; a rule on it fails.
+type Fact struct {
+	Name FactName `json:"name"`
+	// Values in text form; one element for a scalar, any number for a set. Versions dotted, dates RFC 3339.
+	Values []string `json:"values"`
+	// Source says in a few words where the value was read, for example "procfs net/tcp".
+	Source  string    `json:"source"`
+	Grade   Grade     `json:"grade"`
+	At      time.Time `json:"at"`
+	Missing string    `json:"missing,omitempty"`
+}
+
+// Evidence is what a machine says of itself for one key request or heartbeat (RFC 9334).
+type Evidence struct {
+	// Nonce is the broker's challenge that this evidence answers; empty on heartbeats.
+	Nonce       string    `json:"nonce,omitempty"`
+	CollectedAt time.Time `json:"collected_at"`
+	Facts       []Fact    `json:"facts"`
+}
