@@ -1,0 +1,271 @@
+package api
+
+import "time"
+
+// Paths of the agents' interface. {id} is a request or job ID.
+const (
+	PathEnrol         = "/agent/v1/enrol"
+	PathNonce         = "/agent/v1/nonce"
+	PathInventory     = "/agent/v1/inventory"
+	PathAgentDevices  = "/agent/v1/devices"
+	PathCommands      = "/agent/v1/commands"
+	PathHeartbeat     = "/agent/v1/heartbeat"
+	PathKeyRequests   = "/agent/v1/key-requests"
+	PathKeyRequest    = "/agent/v1/key-requests/{id}"
+	PathDelivery      = "/agent/v1/key-requests/{id}/delivery"
+	PathRequestEvents = "/agent/v1/key-requests/{id}/events"
+	PathJobKey        = "/agent/v1/jobs/{id}/key"
+	PathJobProgress   = "/agent/v1/jobs/{id}/progress"
+)
+
+// HeaderIdempotencyKey makes a repeated POST return the first answer for ten minutes instead of acting twice.
+const HeaderIdempotencyKey = "Idempotency-Key"
+
+// EnrolRequest trades an enrolment token for a client certificate. It is the only call without a client certificate.
+type EnrolRequest struct {
+	AccountID string `json:"account_id"`
+	// Token is the secret part of the enrolment token.
+	Token string `json:"token"`
+	// CSR is a PEM certificate request signed by the machine's own key; subject and extensions are ignored.
+	CSR      string       `json:"csr"`
+	Provider string       `json:"provider"`
+	Instance InstanceInfo `json:"instance"`
+	// Time is the machine's clock; more than five minutes of difference is refused with the broker's time.
+	Time time.Time `json:"time"`
+}
+
+// EnrolResponse is the machine's identity from now on.
+type EnrolResponse struct {
+	InstanceID  string `json:"instance_id"`
+	AccountID   string `json:"account_id"`
+	AccountName string `json:"account_name"`
+	// Certificate is the PEM client certificate; CA the PEM chain that both sides trust.
+	Certificate string `json:"certificate"`
+	CA          string `json:"ca"`
+	Broker      string `json:"broker"`
+}
+
+// InstanceInfo describes a machine as its provider plug-in sees it.
+type InstanceInfo struct {
+	// Identity is unique per machine within a provider: instance ID, or a hash of DMI UUID and machine ID.
+	Identity string `json:"identity"`
+	HostName string `json:"host_name"`
+	Location string `json:"location,omitempty"`
+	// ImageIdentity names the image the machine was started from; Native machines are their own image.
+	ImageIdentity string `json:"image_identity"`
+	ImageName     string `json:"image_name,omitempty"`
+	AgentVersion  string `json:"agent_version"`
+}
+
+// InventoryReport is the complete list of devices that a machine can see. Devices missing from it become Undetected.
+type InventoryReport struct {
+	Provider string            `json:"provider"`
+	Instance InstanceInfo      `json:"instance"`
+	Devices  []InventoryDevice `json:"devices"`
+}
+
+// InventoryDevice is a device as found, never the disk that holds the root file system.
+type InventoryDevice struct {
+	// Identity is stable across restarts and unique within the machine's provider.
+	Identity string `json:"identity"`
+	Name     string `json:"name"`
+	Size     int64  `json:"size"`
+	// Information is free text from the plug-in (model, path, bus).
+	Information string `json:"information,omitempty"`
+	// Contents says in words what the device holds now, "empty" when nothing was found.
+	Contents string `json:"contents"`
+}
+
+// DeviceList answers an inventory report and GET devices: what the broker has recorded and wants of each device.
+type DeviceList struct {
+	Devices []AssignedDevice `json:"devices"`
+}
+
+// AssignedDevice is a device's configuration and volume record, as far as they exist.
+type AssignedDevice struct {
+	ID         string        `json:"id"`
+	Identity   string        `json:"identity"`
+	Name       string        `json:"name"`
+	Status     DeviceStatus  `json:"status"`
+	FileSystem string        `json:"file_system,omitempty"`
+	MountPoint string        `json:"mount_point,omitempty"`
+	Access     Access        `json:"access,omitempty"`
+	KeyBits    int           `json:"key_bits,omitempty"`
+	Volume     *VolumeRecord `json:"volume,omitempty"`
+}
+
+// VolumeRecord is the authoritative description of an encrypted volume. An agent opens a volume only when its LUKS2
+// header says exactly this; it never takes a cipher or an offset from the disk.
+type VolumeRecord struct {
+	UUID             string `json:"uuid"`
+	Cipher           string `json:"cipher"`
+	KeyBits          int    `json:"key_bits"`
+	SectorSize       int    `json:"sector_size"`
+	DataOffset       int64  `json:"data_offset"`
+	DataSize         int64  `json:"data_size"`
+	DigestSalt       []byte `json:"digest_salt"`
+	Digest           []byte `json:"digest"`
+	DigestIterations int    `json:"digest_iterations"`
+	Epoch            uint64 `json:"epoch"`
+	HeaderHash       []byte `json:"header_hash"`
+	Broker           string `json:"broker"`
+	Account          string `json:"account"`
+	Device           string `json:"device"`
+}
+
+// NonceResponse is a challenge for one key request, valid for a short time and once.
+type NonceResponse struct {
+	Nonce         string    `json:"nonce"`
+	ExpireSeconds int64     `json:"expire_seconds"`
+	Time          time.Time `json:"time"`
+}
+
+// KeyRequest asks for the key of one device.
+type KeyRequest struct {
+	DeviceID string   `json:"device_id"`
+	Nonce    string   `json:"nonce"`
+	Evidence Evidence `json:"evidence"`
+	// PublicKey is a fresh HPKE public key (MLKEM768-X25519) of this request; the delivery is sealed to it.
+	PublicKey []byte    `json:"public_key"`
+	Time      time.Time `json:"time"`
+}
+
+// KeyRequestStatus tells an agent where its request stands and why. GET with ?wait=SECONDS (at most 60) and
+// ?after=VERSION holds the answer back until the version differs.
+type KeyRequestStatus struct {
+	ID string `json:"id"`
+	// Number is short and for people: printed on the waiting machine and shown in the console.
+	Number    int64     `json:"number"`
+	DeviceID  string    `json:"device_id"`
+	Status    KeyStatus `json:"status"`
+	Integrity Integrity `json:"integrity"`
+	Reason    string    `json:"reason"`
+	Version   int64     `json:"version"`
+	// HeartbeatSeconds and LeaseSeconds are the policy's.
+	HeartbeatSeconds int64 `json:"heartbeat_seconds"`
+	LeaseSeconds     int64 `json:"lease_seconds"`
+}
+
+// DeliveryRequest collects the key of an approved request; it repeats the public key it was asked with.
+type DeliveryRequest struct {
+	PublicKey []byte `json:"public_key"`
+}
+
+// KeyDelivery is a sealed device key. SealedKey is HPKE ciphertext (mode base, MLKEM768-X25519, HKDF-SHA256,
+// AES-256-GCM), EncapsulatedKey the encapsulation, and the AAD the bytes of Binding exactly as sent.
+type KeyDelivery struct {
+	// Binding is canonical JSON of DeliveryBinding; the agent compares every field with what it asked for.
+	Binding         []byte         `json:"binding"`
+	EncapsulatedKey []byte         `json:"encapsulated_key"`
+	SealedKey       []byte         `json:"sealed_key"`
+	LeaseSeconds    int64          `json:"lease_seconds"`
+	Volume          VolumeRecord   `json:"volume"`
+	Device          AssignedDevice `json:"device"`
+}
+
+// DeliveryBinding is what a sealed key is bound to.
+type DeliveryBinding struct {
+	Purpose      string `json:"purpose"` // "key-request" or "encrypt-job"
+	AccountID    string `json:"account_id"`
+	RequestID    string `json:"request_id"` // or the job ID
+	DeviceID     string `json:"device_id"`
+	InstanceID   string `json:"instance_id"`
+	Nonce        string `json:"nonce"`
+	LeaseSeconds int64  `json:"lease_seconds"`
+}
+
+// HPKEInfo is the info string of every Keyward HPKE context.
+const HPKEInfo = "keyward key delivery v1"
+
+// RequestEvent is what an agent reports of a delivered key.
+type RequestEvent struct {
+	Event RequestEventName `json:"event"`
+	// Detail is one line for people; never key material.
+	Detail string `json:"detail,omitempty"`
+	// Location is where the volume is mounted now.
+	Location string `json:"location,omitempty"`
+}
+
+// RequestEventName names what happened to a delivered key on the machine.
+type RequestEventName string
+
+// The events of an agent.
+const (
+	EventMounted   RequestEventName = "mounted"
+	EventUnmounted RequestEventName = "unmounted" // key wiped at the machine's own wish: stop, shutdown
+	EventRevoked   RequestEventName = "revoked"   // key wiped because the broker asked or the lease ended
+	EventSuspended RequestEventName = "suspended" // as revoked, requests wait
+	EventFailed    RequestEventName = "failed"    // the volume could not be opened or mounted
+)
+
+// Heartbeat reports life, evidence and what is held; the answer renews leases.
+type Heartbeat struct {
+	Evidence Evidence  `json:"evidence"`
+	Held     []HeldKey `json:"held"`
+	Time     time.Time `json:"time"`
+}
+
+// HeldKey is a key that the agent holds now.
+type HeldKey struct {
+	RequestID string `json:"request_id"`
+	DeviceID  string `json:"device_id"`
+	Mounted   bool   `json:"mounted"`
+}
+
+// HeartbeatResponse renews leases and says when to report again. A held key that is not listed in Leases is not
+// renewed: its lease runs out.
+type HeartbeatResponse struct {
+	NextSeconds int64     `json:"next_seconds"`
+	Leases      []Lease   `json:"leases"`
+	Commands    []Command `json:"commands"`
+	Time        time.Time `json:"time"`
+}
+
+// Lease is the remaining life of a delivered key without contact, counted from the receipt of the answer.
+type Lease struct {
+	RequestID string `json:"request_id"`
+	Seconds   int64  `json:"seconds"`
+}
+
+// CommandList answers GET commands?wait=SECONDS: at once when there is something to do.
+type CommandList struct {
+	Commands []Command `json:"commands"`
+}
+
+// CommandKind names what an agent is asked to do.
+type CommandKind string
+
+// The commands. They are repeated until the agent's report shows that they were carried out, so they are idempotent.
+const (
+	CommandEncrypt CommandKind = "encrypt" // JobID, Device
+	CommandRevoke  CommandKind = "revoke"  // RequestID, Mode
+	CommandRequest CommandKind = "request" // DeviceID: ask for the key (again)
+)
+
+// Command is one thing an agent is asked to do.
+type Command struct {
+	Kind      CommandKind     `json:"kind"`
+	JobID     string          `json:"job_id,omitempty"`
+	RequestID string          `json:"request_id,omitempty"`
+	DeviceID  string          `json:"device_id,omitempty"`
+	Mode      RevokeMode      `json:"mode,omitempty"`
+	Reason    string          `json:"reason,omitempty"`
+	Device    *AssignedDevice `json:"device,omitempty"`
+	// Destroy is the user's explicit word that what the device holds may be overwritten.
+	Destroy bool `json:"destroy,omitempty"`
+}
+
+// JobKeyRequest takes an encrypt job and asks for the new device key, sealed to PublicKey.
+type JobKeyRequest struct {
+	PublicKey []byte `json:"public_key"`
+	Nonce     string `json:"nonce"`
+}
+
+// JobProgress reports an encrypt job. Done carries the volume record, Failed the reason.
+type JobProgress struct {
+	Phase   string        `json:"phase"` // "header", "file system", "done", "failed"
+	Percent int           `json:"percent"`
+	Done    bool          `json:"done,omitempty"`
+	Failed  string        `json:"failed,omitempty"`
+	Volume  *VolumeRecord `json:"volume,omitempty"`
+}
