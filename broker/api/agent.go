@@ -24,7 +24,7 @@ const HeaderIdempotencyKey = "Idempotency-Key"
 // EnrolRequest trades an enrolment token for a client certificate. It is the only call without a client certificate.
 type EnrolRequest struct {
 	AccountID string `json:"account_id"`
-	// Token is the secret part of the enrolment token.
+	// Token is "<token ID>.<secret>" of the enrolment token.
 	Token string `json:"token"`
 	// CSR is a PEM certificate request signed by the machine's own key; subject and extensions are ignored.
 	CSR      string       `json:"csr"`

@@ -1,0 +1,310 @@
+package api
+
+import "time"
+
+// LogOn opens a session. Account is the account's name or ID.
+type LogOn struct {
+	Account  string `json:"account" minLength:"1" maxLength:"64"`
+	User     string `json:"user" minLength:"1" maxLength:"254"`
+	Password string `json:"password" minLength:"1" maxLength:"1024"`
+}
+
+// LoggedOn is a new session. Token goes into "Authorization: Bearer"; browsers get it as a cookie instead.
+type LoggedOn struct {
+	Token     string    `json:"token"`
+	SessionID string    `json:"session_id"`
+	ExpiresAt time.Time `json:"expires_at"`
+	User      User      `json:"user"`
+}
+
+// Session is one log-on of a user.
+type Session struct {
+	ID         string    `json:"id"`
+	User       string    `json:"user"`
+	Address    string    `json:"address"`
+	UserAgent  string    `json:"user_agent"`
+	CreatedAt  time.Time `json:"created_at"`
+	LastSeenAt time.Time `json:"last_seen_at"`
+	ExpiresAt  time.Time `json:"expires_at"`
+	Current    bool      `json:"current"`
+}
+
+// User is a person's log-on in one account, with exactly one role.
+type User struct {
+	ID          string     `json:"id"`
+	Name        string     `json:"name"` // log-on name
+	DisplayName string     `json:"display_name,omitempty"`
+	Email       string     `json:"email,omitempty"`
+	Role        Role       `json:"role"`
+	LockedUntil *time.Time `json:"locked_until,omitempty"`
+	LastLogOnAt *time.Time `json:"last_log_on_at,omitempty"`
+	CreatedAt   time.Time  `json:"created_at"`
+}
+
+// UserWrite creates or changes a user. Password is required on creation and optional on change.
+type UserWrite struct {
+	Name        string `json:"name" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._@+-]+$"`
+	DisplayName string `json:"display_name,omitempty" maxLength:"128"`
+	Email       string `json:"email,omitempty" maxLength:"254"`
+	Role        Role   `json:"role" enum:"account-administrator,security-administrator,data-analyst,auditor,key-approver"`
+	Password    string `json:"password,omitempty" maxLength:"1024"`
+}
+
+// PasswordChange changes one's own password.
+type PasswordChange struct {
+	Current string `json:"current" maxLength:"1024"`
+	New     string `json:"new" maxLength:"1024"`
+}
+
+// RoleInfo is a role, what it may do and how many hold it.
+type RoleInfo struct {
+	Role         Role     `json:"role"`
+	Title        string   `json:"title"`
+	Description  string   `json:"description"`
+	Capabilities []string `json:"capabilities"`
+	Users        int64    `json:"users"`
+}
+
+// Account is a tenant as its own people see it.
+type Account struct {
+	ID         string `json:"id"`
+	Name       string `json:"name"`
+	ServiceURL string `json:"service_url"` // the agents' interface
+	// TimeZone is an IANA name; DateFormat a layout from the list that GET time-settings offers.
+	TimeZone   string    `json:"time_zone"`
+	DateFormat string    `json:"date_format"`
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+// TimeSettings are the account's zone and format; logs stay in UTC.
+type TimeSettings struct {
+	TimeZone   string `json:"time_zone" maxLength:"64"`
+	DateFormat string `json:"date_format" maxLength:"64"`
+}
+
+// EnrolmentTokenWrite asks for an enrolment token.
+type EnrolmentTokenWrite struct {
+	Description   string `json:"description,omitempty" maxLength:"128"`
+	Uses          int    `json:"uses" minimum:"1" maximum:"100000" default:"1"`
+	ExpireSeconds int64  `json:"expire_seconds" minimum:"60" maximum:"31536000" default:"86400"`
+}
+
+// EnrolmentTokenInfo is an enrolment token; Token, the secret text, is present only in the answer that creates it.
+type EnrolmentTokenInfo struct {
+	ID          string    `json:"id"`
+	Token       string    `json:"token,omitempty"`
+	Description string    `json:"description"`
+	UsesLeft    int       `json:"uses_left"`
+	ExpiresAt   time.Time `json:"expires_at"`
+	CreatedBy   string    `json:"created_by"`
+	CreatedAt   time.Time `json:"created_at"`
+}
+
+// Image is a machine image or a Native machine's identity.
+type Image struct {
+	ID          string   `json:"id"`
+	Identity    string   `json:"identity"`
+	Provider    string   `json:"provider"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	PolicyIDs   []string `json:"policy_ids"`
+	Instances   int64    `json:"instances"`
+}
+
+// ImageWrite changes what people may change of an image.
+type ImageWrite struct {
+	Name        string `json:"name" minLength:"1" maxLength:"64"`
+	Description string `json:"description,omitempty" maxLength:"1024"`
+}
+
+// Instance is an enrolled machine.
+type Instance struct {
+	ID           string     `json:"id"`
+	Identity     string     `json:"identity"`
+	Provider     string     `json:"provider"`
+	HostName     string     `json:"host_name"`
+	Location     string     `json:"location,omitempty"`
+	ImageID      string     `json:"image_id"`
+	ImageName    string     `json:"image_name"`
+	AgentVersion string     `json:"agent_version"`
+	FirstSeenAt  time.Time  `json:"first_seen_at"`
+	LastSeenAt   *time.Time `json:"last_seen_at,omitempty"`
+	SourceIP     string     `json:"source_ip,omitempty"`
+	Missing      bool       `json:"missing"` // no heartbeat for longer than its policy allows
+	Devices      []Device   `json:"devices,omitempty"`
+}
+
+// Device is a device or RAID set of the inventory.
+type Device struct {
+	ID          string       `json:"id"`
+	Identity    string       `json:"identity"`
+	Provider    string       `json:"provider"`
+	Name        string       `json:"name"`
+	Description string       `json:"description,omitempty"`
+	Information string       `json:"information,omitempty"`
+	Contents    string       `json:"contents,omitempty"`
+	Size        int64        `json:"size"`
+	Status      DeviceStatus `json:"status"`
+	// StatusDetail explains an error or shows progress, for example "file system, 40 %".
+	StatusDetail string    `json:"status_detail,omitempty"`
+	Platform     string    `json:"platform,omitempty"` // "linux" or "windows"
+	FileSystem   string    `json:"file_system,omitempty"`
+	MountPoint   string    `json:"mount_point,omitempty"`
+	Access       Access    `json:"access,omitempty"`
+	KeyBits      int       `json:"key_bits,omitempty"`
+	ImageID      string    `json:"image_id,omitempty"`
+	PolicyID     string    `json:"policy_id"`
+	PolicyName   string    `json:"policy_name"`
+	InstanceID   string    `json:"instance_id,omitempty"` // the machine that sees it
+	InstanceName string    `json:"instance_name,omitempty"`
+	RAIDSetID    string    `json:"raid_set_id,omitempty"`
+	MemberIDs    []string  `json:"member_ids,omitempty"` // of a RAID set
+	Key          *KeyInfo  `json:"key,omitempty"`
+	Version      int64     `json:"version"`
+	UpdatedAt    time.Time `json:"updated_at"`
+}
+
+// KeyInfo describes a device key without revealing it.
+type KeyInfo struct {
+	Cipher     string    `json:"cipher"` // "AES"
+	Bits       int       `json:"bits"`
+	Mode       string    `json:"mode"` // "XTS"
+	Hash       string    `json:"hash"` // of the key digest: "SHA-256"
+	Management string    `json:"management"`
+	StoredOn   string    `json:"stored_on"`
+	VolumeUUID string    `json:"volume_uuid,omitempty"`
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+// DeviceWrite configures a device. Fields that its status does not allow to change are refused when they differ.
+type DeviceWrite struct {
+	Name        string `json:"name" minLength:"1" maxLength:"64"`
+	Description string `json:"description,omitempty" maxLength:"1024"`
+	Platform    string `json:"platform,omitempty" enum:",linux,windows"`
+	FileSystem  string `json:"file_system,omitempty" enum:",ext3,ext4,xfs,btrfs,ntfs,fat32"`
+	MountPoint  string `json:"mount_point,omitempty" maxLength:"4096"`
+	Access      Access `json:"access,omitempty" enum:",read-only,read-write"`
+	KeyBits     int    `json:"key_bits,omitempty" enum:"0,128,192,256"`
+	ImageID     string `json:"image_id,omitempty"`
+	Version     int64  `json:"version"`
+}
+
+// EncryptWrite starts encryption of a configured device. Confirm must be the device's name: encryption destroys what
+// the device holds. Destroy must be true when its contents are not "empty".
+type EncryptWrite struct {
+	Confirm string `json:"confirm"`
+	Destroy bool   `json:"destroy,omitempty"`
+}
+
+// UnconfigureWrite destroys a device's key for ever. Confirm must be the device's name.
+type UnconfigureWrite struct {
+	Confirm string `json:"confirm"`
+}
+
+// ExportWrite exports device keys, encrypted under a passphrase.
+type ExportWrite struct {
+	DeviceIDs  []string `json:"device_ids" minItems:"1" maxItems:"1000"`
+	Passphrase string   `json:"passphrase" minLength:"8" maxLength:"1024"`
+}
+
+// RAIDSetWrite creates or changes a RAID 0 set.
+type RAIDSetWrite struct {
+	Name        string   `json:"name" minLength:"1" maxLength:"64"`
+	Description string   `json:"description,omitempty" maxLength:"1024"`
+	Platform    string   `json:"platform" enum:"linux,windows"`
+	FileSystem  string   `json:"file_system" enum:"ext3,ext4,xfs,btrfs,ntfs,fat32"`
+	MountPoint  string   `json:"mount_point" maxLength:"4096"`
+	KeyBits     int      `json:"key_bits" enum:"128,192,256"`
+	ImageID     string   `json:"image_id,omitempty"`
+	MemberIDs   []string `json:"member_ids" minItems:"2" maxItems:"64"`
+	Version     int64    `json:"version,omitempty"`
+}
+
+// RunningInstance is a row of the Running Instances page: one key request.
+type RunningInstance struct {
+	RequestID    string    `json:"request_id"`
+	Number       int64     `json:"number"`
+	Status       KeyStatus `json:"status"`
+	Integrity    Integrity `json:"integrity"`
+	DeviceID     string    `json:"device_id"`
+	DeviceName   string    `json:"device_name"`
+	ImageID      string    `json:"image_id"`
+	ImageName    string    `json:"image_name"`
+	InstanceID   string    `json:"instance_id"`
+	InstanceName string    `json:"instance_name"`
+	Provider     string    `json:"provider"`
+	PolicyID     string    `json:"policy_id"`
+	PolicyName   string    `json:"policy_name"`
+	RequestedAt  time.Time `json:"requested_at"`
+	Version      int64     `json:"version"`
+}
+
+// RunningInstances is a page of rows with the counters of the page's header.
+type RunningInstances struct {
+	Rows      []RunningInstance `json:"rows"`
+	Total     int64             `json:"total"`
+	Instances int64             `json:"instances"`
+	Pending   int64             `json:"pending"`
+	Approved  int64             `json:"approved"` // Approved or Delivered
+}
+
+// KeyRequestDetail is the Key Request page: the request, why it was judged as it was, and its history.
+type KeyRequestDetail struct {
+	RunningInstance
+	Device         Device            `json:"device"`
+	Verdict        Verdict           `json:"verdict"`
+	Reason         string            `json:"reason"`
+	DecidedBy      string            `json:"decided_by,omitempty"`
+	DecidedAt      *time.Time        `json:"decided_at,omitempty"`
+	LeaseExpiresAt *time.Time        `json:"lease_expires_at,omitempty"`
+	RevokeDueAt    *time.Time        `json:"revoke_due_at,omitempty"`
+	History        []KeyRequestEvent `json:"history"`
+}
+
+// KeyRequestEvent is one change of a key request's state.
+type KeyRequestEvent struct {
+	At     time.Time `json:"at"`
+	From   KeyStatus `json:"from,omitempty"`
+	To     KeyStatus `json:"to"`
+	Event  string    `json:"event"`
+	Actor  string    `json:"actor"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Decision is a person's approval, denial or revocation, with the reason that the audit log keeps.
+type Decision struct {
+	Reason string `json:"reason,omitempty" maxLength:"1024"`
+	// Version is the request's version that the person saw; 0 skips the check.
+	Version int64 `json:"version,omitempty"`
+}
+
+// PolicyAssignment moves the device of an Unknown request (and, where needed, its image) into a policy.
+type PolicyAssignment struct {
+	PolicyID string `json:"policy_id"`
+}
+
+// AuditRecord is one record of the append-only log.
+type AuditRecord struct {
+	Sequence int64     `json:"sequence"`
+	At       time.Time `json:"at"`
+	// Category is "agent", "key", "policy", "user" or "server".
+	Category string            `json:"category"`
+	Event    string            `json:"event"` // for example "key-request.approved"
+	Actor    string            `json:"actor"`
+	Subject  string            `json:"subject,omitempty"`
+	Detail   map[string]string `json:"detail,omitempty"`
+	Previous []byte            `json:"previous"` // hash of the record before
+	Hash     []byte            `json:"hash"`
+}
+
+// AuditPage is a part of the log, newest first unless asked otherwise.
+type AuditPage struct {
+	Records []AuditRecord `json:"records"`
+	Total   int64         `json:"total"`
+}
+
+// Page selects a part of a list. Page counts from 1; Size is 10, 25, 50 or 100.
+type Page struct {
+	Page int `query:"page" minimum:"1" default:"1"`
+	Size int `query:"size" minimum:"1" maximum:"100" default:"25"`
+}
