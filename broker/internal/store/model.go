@@ -1,0 +1,269 @@
+package store
+
+import (
+	"time"
+
+	"keyward/broker/api"
+)
+
+// Base is what every row of a tenant's table has. Version counts writes: an Update whose Version is not the stored one
+// fails with ErrStale, so two people or two brokers never overwrite each other unseen.
+type Base struct {
+	ID        string `gorm:"primaryKey"`
+	AccountID string
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Version   int64
+}
+
+// Account is a tenant. It is the only table, with the broker's own, that is not read through a tenant scope.
+type Account struct {
+	ID         string `gorm:"primaryKey"`
+	Name       string
+	TimeZone   string
+	DateFormat string
+	// WrappedKey is the account's KEK, wrapped by the root key; KeyGeneration counts its rotations.
+	WrappedKey    []byte
+	RootKeyID     string
+	KeyGeneration int64
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+	Version       int64
+}
+
+// User is a person's log-on. PasswordHash is an argon2id PHC string.
+type User struct {
+	Base
+	Name         string
+	DisplayName  string
+	Email        string
+	Role         api.Role
+	PasswordHash string
+	FailedLogOns int
+	LockedUntil  *time.Time
+	LastLogOnAt  *time.Time
+}
+
+// Session is one log-on. Only the SHA-256 of its token is stored.
+type Session struct {
+	Base
+	UserID     string
+	TokenHash  []byte
+	Address    string
+	UserAgent  string
+	LastSeenAt time.Time
+	ExpiresAt  time.Time
+}
+
+// EnrolToken is an enrolment token; only the SHA-256 of its secret is stored.
+type EnrolToken struct {
+	Base
+	Description string
+	SecretHash  []byte
+	UsesLeft    int
+	ExpiresAt   time.Time
+	CreatedBy   string
+}
+
+// Image is a machine image, or a Native machine's own identity. (account, provider, identity) is unique.
+type Image struct {
+	Base
+	Provider    string
+	Identity    string
+	Name        string
+	Description string
+}
+
+// Instance is an enrolled machine. (account, provider, identity) is unique. CertFingerprint is the SHA-256 of the
+// client certificate that is valid for it now; a second enrolment replaces it.
+type Instance struct {
+	Base
+	Provider        string
+	Identity        string
+	HostName        string
+	Location        string
+	ImageID         string
+	AgentVersion    string
+	CertFingerprint []byte
+	CertExpiresAt   time.Time
+	FirstSeenAt     time.Time
+	LastSeenAt      *time.Time
+	SourceIP        string
+	Missing         bool
+	Evidence        api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
+}
+
+// Device is a device of the inventory. (account, provider, identity) is unique.
+type Device struct {
+	Base
+	Provider     string
+	Identity     string
+	Name         string
+	Description  string
+	Information  string
+	Contents     string
+	Size         int64
+	Status       api.DeviceStatus
+	FormerStatus api.DeviceStatus // the status to return to from Undetected
+	StatusDetail string
+	Platform     string
+	FileSystem   string
+	MountPoint   string
+	Access       api.Access
+	KeyBits      int
+	ImageID      string
+	PolicyID     string
+	InstanceID   string // the machine that published it last
+	RAIDSetID    string `gorm:"column:raid_set_id"`
+	// Volume is the authoritative volume record; nil until encrypted.
+	Volume *api.VolumeRecord `gorm:"serializer:json"`
+}
+
+// DeviceKey is a device's DEK, wrapped by the account's KEK with the row's identity as associated data.
+type DeviceKey struct {
+	Base
+	DeviceID   string
+	Bits       int // AES bits: the wrapped XTS key is twice as long
+	Generation int64
+	Wrapped    []byte
+}
+
+// RAIDSet is a RAID 0 set of devices; a member's key stays with the member.
+type RAIDSet struct {
+	Base
+	Name         string
+	Description  string
+	Status       api.DeviceStatus
+	FormerStatus api.DeviceStatus
+	Platform     string
+	FileSystem   string
+	MountPoint   string
+	KeyBits      int
+	ImageID      string
+	PolicyID     string
+}
+
+// TableName is raid_sets.
+func (RAIDSet) TableName() string { return "raid_sets" }
+
+// Policy is a policy. Devices name their policy; images are joined by PolicyImage.
+type Policy struct {
+	Base
+	Name                string
+	Description         string
+	IsDefault           bool
+	Rules               []api.Rule `gorm:"serializer:json"`
+	OnMatch             api.Action
+	OnFailure           api.Action
+	ApproveAfterSeconds int64
+	LeaseSeconds        int64
+	HeartbeatSeconds    int64
+	RevokeMode          api.RevokeMode
+}
+
+// PolicyImage puts an image into a policy. (policy, image) is unique; ID is random.
+type PolicyImage struct {
+	Base
+	PolicyID string
+	ImageID  string
+}
+
+// KeyRequest is one request of an instance for a device's key, through its whole life.
+type KeyRequest struct {
+	Base
+	Number     int64 // counts within the account
+	DeviceID   string
+	InstanceID string
+	ImageID    string
+	PolicyID   string
+	Status     api.KeyStatus
+	Integrity  api.Integrity
+	Verdict    api.Verdict  `gorm:"serializer:json"`
+	Evidence   api.Evidence `gorm:"serializer:json"`
+	SourceIP   string
+	Reason     string
+	Nonce      string
+	PublicKey  []byte
+	DecidedBy  string
+	DecidedAt  *time.Time
+	// ApproveAt is when a pending request that matched every rule approves itself.
+	ApproveAt      *time.Time
+	DeliveredAt    *time.Time
+	LeaseExpiresAt *time.Time
+	RevokeDueAt    *time.Time
+	RevokeMode     api.RevokeMode
+	Mounted        bool
+	EndedAt        *time.Time
+}
+
+// KeyRequestEvent is one change of a key request's state.
+type KeyRequestEvent struct {
+	Base
+	RequestID  string
+	FromStatus api.KeyStatus
+	ToStatus   api.KeyStatus
+	Event      string
+	Actor      string
+	Reason     string
+}
+
+// Job is work for an agent (kind "encrypt") that survives restarts of both sides.
+type Job struct {
+	Base
+	Kind       string
+	DeviceID   string
+	InstanceID string
+	Status     string // "queued", "running", "done", "failed", "cancelled"
+	Destroy    bool
+	Phase      string
+	Percent    int
+	Error      string
+	ExpiresAt  time.Time
+	EndedAt    *time.Time
+}
+
+// Nonce is a challenge given to an instance, deleted when used or expired.
+type Nonce struct {
+	Base
+	InstanceID string
+	Value      string
+	ExpiresAt  time.Time
+}
+
+// IdempotencyRecord keeps the first answer to a POST with an Idempotency-Key for ten minutes. Scope names caller and
+// route; (account, scope, key) is unique. Body never holds an unsealed key.
+type IdempotencyRecord struct {
+	Base
+	Scope       string
+	Key         string
+	RequestHash []byte
+	Status      int
+	ContentType string
+	Body        []byte
+	ExpiresAt   time.Time
+}
+
+// AuditRecord is one link of an account's hash chain. (account, sequence) is the primary key; triggers forbid update
+// and delete.
+type AuditRecord struct {
+	AccountID string `gorm:"primaryKey"`
+	Sequence  int64  `gorm:"primaryKey;autoIncrement:false"`
+	At        time.Time
+	Category  string
+	Event     string
+	Actor     string
+	Subject   string
+	Detail    map[string]string `gorm:"serializer:json"`
+	Previous  []byte
+	Hash      []byte
+}
+
+// AuditCheckpoint is a signature by the broker over the chain's head at Sequence.
+type AuditCheckpoint struct {
+	AccountID string `gorm:"primaryKey"`
+	Sequence  int64  `gorm:"primaryKey;autoIncrement:false"`
+	At        time.Time
+	Hash      []byte
+	KeyID     string
+	Signature []byte
+}
