@@ -1,0 +1,24 @@
+//go:build !linux
+
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+func openExclusive(path string, flags int, isBlock bool) (*os.File, error) {
+	if isBlock {
+		return nil, fmt.Errorf("%s is a block device: %w on this system; use an image file", path, errors.ErrUnsupported)
+	}
+	return os.OpenFile(path, flags, 0)
+}
+
+func lockFile(*os.File, bool) error { return nil }
+
+func blockGeometry(*os.File) (int64, int, error) { return 0, 0, errors.ErrUnsupported }
+
+func syncData(f *os.File) error { return f.Sync() }
+
+func noSpace(err error) error { return err }
