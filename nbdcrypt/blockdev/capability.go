@@ -48,3 +48,18 @@ func BlockSize(dev Device) int {
 	}
 	return 512
 }
+
+// OwnedWriter is a Device that can write without copying when it may destroy the caller's buffer: an encrypting device
+// encrypts in it.
+type OwnedWriter interface {
+	// WriteAtInPlace is WriteAt, except that the content of p is undefined afterwards. p is not retained.
+	WriteAtInPlace(p []byte, off int64) (int, error)
+}
+
+// WriteAtInPlace writes p, whose content is undefined afterwards, in the cheapest way that dev has.
+func WriteAtInPlace(dev Device, p []byte, off int64) (int, error) {
+	if w, ok := dev.(OwnedWriter); ok {
+		return w.WriteAtInPlace(p, off)
+	}
+	return dev.WriteAt(p, off)
+}

@@ -29,6 +29,12 @@ func (d *Delay) WriteAt(p []byte, off int64) (int, error) {
 	return d.dev.WriteAt(p, off)
 }
 
+// WriteAtInPlace implements OwnedWriter, as slow as a write.
+func (d *Delay) WriteAtInPlace(p []byte, off int64) (int, error) {
+	time.Sleep(d.by.Write)
+	return WriteAtInPlace(d.dev, p, off)
+}
+
 // Sync implements Device.
 func (d *Delay) Sync() error {
 	time.Sleep(d.by.Sync)

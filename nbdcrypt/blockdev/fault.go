@@ -165,6 +165,11 @@ func (f *Fault) WriteAt(p []byte, off int64) (int, error) {
 	return f.transfer(OpWrite, p, off, f.dev.WriteAt)
 }
 
+// WriteAtInPlace implements OwnedWriter, broken as a write.
+func (f *Fault) WriteAtInPlace(p []byte, off int64) (int, error) {
+	return f.transfer(OpWrite, p, off, func(p []byte, off int64) (int, error) { return WriteAtInPlace(f.dev, p, off) })
+}
+
 // Sync implements Device. A silently broken one does not reach the device.
 func (f *Fault) Sync() error {
 	if rule, broken := f.judge(OpSync, 0, 0); broken {

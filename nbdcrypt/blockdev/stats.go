@@ -75,6 +75,14 @@ func (s *Stats) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// WriteAtInPlace implements OwnedWriter, counted as a write.
+func (s *Stats) WriteAtInPlace(p []byte, off int64) (int, error) {
+	start := s.clock()
+	n, err := WriteAtInPlace(s.dev, p, off)
+	s.write.add(int64(n), err, s.clock().Sub(start))
+	return n, err
+}
+
 // Sync implements Device.
 func (s *Stats) Sync() error {
 	start := s.clock()

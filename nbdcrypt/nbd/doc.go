@@ -1,0 +1,24 @@
+// Package nbd serves block devices over the Network Block Device protocol. It knows nothing of encryption: it sees
+// only blockdev.Device, and whatever optional capabilities the device has.
+//
+// The protocol is https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md ("the protocol document" in
+// comments here). What is served: the fixed newstyle handshake with EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO,
+// STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT (base:allocation); simple and structured replies; READ,
+// WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES and BLOCK_STATUS with every flag those commands have, apart from
+// extended headers.
+//
+// # One request
+//
+// One goroutine per connection reads requests. It validates each one (validate.go, one table), takes a buffer from the
+// shared memory budget and reads the payload of a write. A small request to a device that answers quickly is carried out
+// right there and its reply is kept until the next read would block; anything else goes to a worker, of which a
+// connection has at most Options.MaxInFlight. Whoever finishes a request queues its reply, and the first who finds
+// nobody writing writes all that are queued in one writev.
+//
+// # Promises
+//
+// A FLUSH is answered only after blockdev.Device.Sync has returned for every write answered before it on any connection,
+// and a command with FUA only after its own data went through Sync. A read is answered only after the device has filled
+// the whole buffer, so that an error never follows a header that said success. A write whose payload did not arrive in
+// full is never carried out. Nothing is allocated by a length that has not been checked.
+package nbd
