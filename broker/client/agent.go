@@ -1,0 +1,132 @@
+// Package client calls a broker: as an agent over mutual TLS, and as a person with a session. Every call takes a
+// context, repeats itself with jitter while that is safe, sends an idempotency key with everything that is not a read,
+// and returns errors that carry the title, detail and hint of the broker's problem document.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"keyward/broker/api"
+)
+
+// AgentOptions says which broker an agent talks to, and as whom.
+type AgentOptions struct {
+	// URL is the broker's agent interface, https://HOST[:PORT].
+	URL string
+	// CA is the PEM bundle that enrolment returned. It must not be empty: an agent trusts its broker's CA, not the system's.
+	CA []byte
+	// Cert is the client certificate of enrolment with its private key.
+	Cert tls.Certificate
+	// Proxy chooses a proxy per request; nil takes the environment's.
+	Proxy func(*http.Request) (*url.URL, error)
+	// UserAgent is sent with every request; empty means "keyward-agent".
+	UserAgent string
+}
+
+// Agent calls the agents' interface of one broker. It is safe for concurrent use.
+type Agent struct{ call *caller }
+
+// NewAgent prepares an agent's calls; it sends nothing.
+func NewAgent(o AgentOptions) (*Agent, error) {
+	if len(o.CA) == 0 {
+		return nil, errors.New("agent client: no CA given; enrol first, the broker's CA comes with the certificate")
+	}
+	if len(o.Cert.Certificate) == 0 {
+		return nil, errors.New("agent client: no client certificate given; enrol first")
+	}
+	roots, err := rootsOf(o.CA)
+	if err != nil {
+		return nil, err
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "keyward-agent"
+	}
+	c, err := newCaller(o.URL, &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		RootCAs:      roots,
+		Certificates: []tls.Certificate{o.Cert},
+	}, o.Proxy, o.UserAgent)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{call: c}, nil
+}
+
+// Close drops idle connections.
+func (a *Agent) Close() { a.call.http.CloseIdleConnections() }
+
+// Nonce fetches a challenge for one key request or job key.
+func (a *Agent) Nonce(ctx context.Context) (out api.NonceResponse, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathNonce, out: &out})
+}
+
+// PublishInventory reports every device that the machine can see and returns what the broker has recorded of them.
+func (a *Agent) PublishInventory(ctx context.Context, in api.InventoryReport) (out api.DeviceList, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPut, path: api.PathInventory, in: in, out: &out})
+}
+
+// Devices fetches what the broker has recorded of the machine's devices.
+func (a *Agent) Devices(ctx context.Context) (out api.DeviceList, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodGet, path: api.PathAgentDevices, out: &out})
+}
+
+// Commands waits up to wait (at most a minute) for something to do. An empty list is the usual answer.
+func (a *Agent) Commands(ctx context.Context, wait time.Duration) (out api.CommandList, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodGet, path: api.PathCommands, query: waitQuery(wait), out: &out, wait: wait})
+}
+
+// Heartbeat reports life, evidence and held keys, and returns the renewed leases.
+func (a *Agent) Heartbeat(ctx context.Context, in api.Heartbeat) (out api.HeartbeatResponse, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathHeartbeat, in: in, out: &out})
+}
+
+// Request asks for the key of one device.
+func (a *Agent) Request(ctx context.Context, in api.KeyRequest) (out api.KeyRequestStatus, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathKeyRequests, in: in, out: &out})
+}
+
+// RequestStatus fetches a request's state. With wait it is held back until the version differs from after, at most a minute.
+func (a *Agent) RequestStatus(ctx context.Context, id string, wait time.Duration, after int64) (out api.KeyRequestStatus, err error) {
+	q := waitQuery(wait)
+	if wait > 0 {
+		q.Set("after", strconv.FormatInt(after, 10))
+	}
+	return out, a.call.do(ctx, call{method: http.MethodGet, path: withID(api.PathKeyRequest, id), query: q, out: &out, wait: wait})
+}
+
+// Delivery collects the sealed key of an approved request, once.
+func (a *Agent) Delivery(ctx context.Context, id string, in api.DeliveryRequest) (out api.KeyDelivery, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: withID(api.PathDelivery, id), in: in, out: &out})
+}
+
+// Report tells what happened to a delivered key.
+func (a *Agent) Report(ctx context.Context, id string, in api.RequestEvent) error {
+	return a.call.do(ctx, call{method: http.MethodPost, path: withID(api.PathRequestEvents, id), in: in})
+}
+
+// JobKey takes an encrypt job and returns the sealed key of its device.
+func (a *Agent) JobKey(ctx context.Context, id string, in api.JobKeyRequest) (out api.KeyDelivery, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: withID(api.PathJobKey, id), in: in, out: &out})
+}
+
+// JobProgress reports how an encrypt job goes; the last report has Done with the volume record, or Failed.
+func (a *Agent) JobProgress(ctx context.Context, id string, in api.JobProgress) error {
+	return a.call.do(ctx, call{method: http.MethodPost, path: withID(api.PathJobProgress, id), in: in})
+}
+
+func waitQuery(wait time.Duration) url.Values {
+	q := url.Values{}
+	if wait > 0 {
+		q.Set("wait", strconv.Itoa(int(wait.Seconds())))
+	}
+	return q
+}
+
+func withID(path, id string) string { return strings.Replace(path, "{id}", url.PathEscape(id), 1) }
