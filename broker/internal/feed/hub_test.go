@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,15 +59,16 @@ func TestWatch_wakesListenersOfAnotherBrokersChange(t *testing.T) {
 		var h Hub
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		head := int64(7)
-		go h.Watch(ctx, time.Second, func(context.Context, string) (int64, error) { return head, nil })
+		var head atomic.Int64
+		head.Store(7)
+		go h.Watch(ctx, time.Second, func(context.Context, string) (int64, error) { return head.Load(), nil })
 		s := h.Subscribe("a", KeyRequest("r1"))
 		defer s.Close()
 		time.Sleep(3500 * time.Millisecond)
 		if got := s.Take(); got != nil {
 			t.Fatalf("woken by %v although nothing changed", got)
 		}
-		head = 8
+		head.Store(8)
 		time.Sleep(time.Second)
 		if got := s.Take(); !slices.Equal(got, []string{TopicChanged}) {
 			t.Fatalf("Take = %v after another broker's change", got)
