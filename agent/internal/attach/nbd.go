@@ -1,0 +1,349 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keyward/nbdcrypt/blockdev"
+	"keyward/nbdcrypt/nbd"
+)
+
+// kernelNBD is a device of the kernel's NBD client whose sockets are served by this process. Each connection has a
+// goroutine that serves it and, when the kernel has given it up (a request took longer than Options.Timeout), plugs in a
+// fresh one.
+type kernelNBD struct {
+	o      Options
+	dev    blockdev.Device
+	st     state
+	server *nbd.Server
+	order  writeOrder
+	index  int
+
+	stop    context.CancelFunc // ends the goroutines; requests being answered end first
+	ctx     context.Context
+	serving sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	gone   bool // disconnected from the kernel
+}
+
+func newKernelNBD(dev blockdev.Device, o Options) (*kernelNBD, error) {
+	server, err := nbd.NewServer(nbd.Options{Logger: o.Logger})
+	if err != nil {
+		return nil, err
+	}
+	a := &kernelNBD{o: o, dev: dev, st: newState(o, KindNBD), server: server, index: -1}
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	return a, nil
+}
+
+// export is the volume for one connection.
+func (a *kernelNBD) export(s *nbdSocket, served *atomic.Int64) *nbd.Export {
+	return &nbd.Export{
+		Name: a.o.Name, ReadOnly: a.o.ReadOnly, AllowTrim: a.o.Discard && !a.o.ReadOnly, MultiConn: true,
+		Device: &connDevice{Device: a.dev, order: &a.order, dead: s.dead, served: served},
+	}
+}
+
+// flags for the kernel. CACHE and FAST_ZERO are for other clients; the kernel ignores them. Discard is offered only if the
+// Device has it: connDevice always seems to.
+func (a *kernelNBD) flags() uint16 {
+	e := nbd.Export{Device: a.dev, ReadOnly: a.o.ReadOnly, AllowTrim: a.o.Discard && !a.o.ReadOnly, MultiConn: true}
+	return e.TransmissionFlags()
+}
+
+func attachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment, error) {
+	if err := refuseAttached(o); err != nil {
+		return nil, err
+	}
+	if n, err := nbdOf(o.VolumeUUID); err != nil {
+		return nil, err
+	} else if n >= 0 {
+		return nil, fmt.Errorf("attach %q: %w as %s; reattach it", o.Name, ErrAttached, nbdPath(n))
+	}
+	a, err := newKernelNBD(dev, o)
+	if err != nil {
+		return nil, fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err)
+	}
+	err = a.plug(ctx, o.Connections, func(l *nbdLink, fds []int) (int, error) {
+		return l.connect(nbdDevice{size: dev.Size(), blockSize: o.SectorSize, flags: a.flags(), timeout: o.Timeout,
+			deadTimeout: o.DeadConnTimeout, backend: o.VolumeUUID}, fds)
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err), a.st.remove(o.RuntimeDir))
+	}
+	return a, nil
+}
+
+func reattachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment, error) {
+	if prev, err := readState(o.RuntimeDir, o.VolumeUUID); err == nil && prev.Owner.alive() {
+		return nil, fmt.Errorf("reattach %q: %w by process %d, which still runs", o.Name, ErrAttached, prev.Owner.PID)
+	}
+	index, err := nbdOf(o.VolumeUUID)
+	if err != nil {
+		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
+	}
+	if index < 0 {
+		return nil, fmt.Errorf("reattach %q: %w: no kernel NBD device names it; attach it anew", o.Name, ErrNotAttached)
+	}
+	sectors, err := readNumber(nbdSys(index, "size"))
+	if err != nil {
+		return nil, fmt.Errorf("reattach %q: read the size of %s: %w", o.Name, nbdPath(index), err)
+	}
+	if sectors*512 != dev.Size() {
+		return nil, fmt.Errorf("reattach %q: %s has %d bytes and the volume %d: refused; unmount and detach it",
+			o.Name, nbdPath(index), sectors*512, dev.Size())
+	}
+	ro, err := readNumber(nbdSys(index, "ro"))
+	if err != nil || (ro != 0) != o.ReadOnly {
+		return nil, fmt.Errorf("reattach %q: %s is attached with another access (read-only %d); unmount and detach it",
+			o.Name, nbdPath(index), ro)
+	}
+	conns, err := nbdConnections(index)
+	if err != nil {
+		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
+	}
+	a, err := newKernelNBD(dev, o)
+	if err != nil {
+		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
+	}
+	err = a.plug(ctx, conns, func(l *nbdLink, fds []int) (int, error) {
+		return index, l.reconfigure(index, o.VolumeUUID, fds)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
+	}
+	return a, nil
+}
+
+// plug makes n socketpairs, serves them, hands the other ends to the kernel by configure, and tunes the device. The
+// servers run first because the kernel may read at once.
+func (a *kernelNBD) plug(ctx context.Context, n int, configure func(*nbdLink, []int) (int, error)) error {
+	link, err := dialNBD(ctx)
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	if err := a.st.save(a.o.RuntimeDir); err != nil {
+		return err
+	}
+	sockets := make([]*nbdSocket, 0, n)
+	fds := make([]int, 0, n)
+	ready := make(chan struct{}) // closed once index is known
+	fail := func(err error) error {
+		a.gone = true
+		a.stop()
+		for _, s := range sockets {
+			s.close()
+		}
+		close(ready)
+		a.serving.Wait()
+		return err
+	}
+	for range n {
+		s, err := newNBDSocket()
+		if err != nil {
+			return fail(err)
+		}
+		sockets = append(sockets, s)
+		fds = append(fds, s.kernel)
+		a.serving.Go(func() { a.serve(s, ready) })
+	}
+	index, err := configure(link, fds)
+	if err != nil {
+		return fail(err)
+	}
+	a.index = index
+	for _, s := range sockets {
+		s.closeKernelEnd()
+	}
+	close(ready)
+	if err := tuneNBD(index); err != nil {
+		a.o.Logger.Warn("request size of the block device could not be raised", "path", a.Path(), "error", err)
+	}
+	fd, err := openNode(ctx, a.Path(), 0) // the node may be a moment behind
+	if err != nil {
+		return errors.Join(err, a.disconnect())
+	}
+	return unix.Close(fd)
+}
+
+// serve answers one connection for as long as the device lives, on one socket after another.
+func (a *kernelNBD) serve(s *nbdSocket, ready <-chan struct{}) {
+	for backoff := time.Duration(0); ; {
+		var served atomic.Int64
+		err := a.server.ServeTransmission(a.ctx, s.server, a.export(s, &served))
+		s.close()
+		<-ready
+		if a.ctx.Err() != nil || !nbdConnected(a.index) {
+			return
+		}
+		// The kernel gave this connection up. Every request of the old one has been answered or refused by now.
+		if served.Load() > 0 {
+			backoff = 0
+		}
+		a.o.Logger.Warn("kernel closed a connection, plugging in another", "path", a.Path(), "error", err)
+		for {
+			if s = a.replug(); s != nil {
+				break
+			}
+			backoff = min(max(2*backoff, 50*time.Millisecond), 5*time.Second)
+			select {
+			case <-a.ctx.Done():
+				return
+			case <-time.After(backoff):
+			}
+			if !nbdConnected(a.index) {
+				return
+			}
+		}
+		if backoff == 0 {
+			backoff = 50 * time.Millisecond
+			continue
+		}
+		select {
+		case <-a.ctx.Done():
+			s.close()
+			return
+		case <-time.After(backoff): // the kernel dropped the last one unused, so no socket of its was dead
+			backoff = min(2*backoff, 5*time.Second)
+		}
+	}
+}
+
+// replug gives the kernel one fresh socket, nil if that failed.
+func (a *kernelNBD) replug() *nbdSocket {
+	s, err := newNBDSocket()
+	if err == nil {
+		var link *nbdLink
+		if link, err = dialNBD(a.ctx); err == nil {
+			err = link.reconfigure(a.index, a.o.VolumeUUID, []int{s.kernel})
+			link.close()
+		}
+		if err == nil {
+			s.closeKernelEnd()
+			return s
+		}
+		s.close()
+	}
+	if a.ctx.Err() == nil {
+		a.o.Logger.Warn("no new connection for the kernel yet", "path", a.Path(), "error", err)
+	}
+	return nil
+}
+
+func (a *kernelNBD) Path() string { return nbdPath(a.index) }
+func (a *kernelNBD) Kind() string { return KindNBD }
+
+// disconnect removes the device from the kernel and ends the servers. It may be called again.
+func (a *kernelNBD) disconnect() error {
+	if !a.gone {
+		link, err := dialNBD(context.Background())
+		if err != nil {
+			return err
+		}
+		defer link.close()
+		if err := link.disconnect(a.index); err != nil && nbdConnected(a.index) {
+			return err
+		}
+		a.gone = true
+	}
+	err := waitNBDGone(a.index, releaseWait)
+	a.stop()
+	a.serving.Wait()
+	return err
+}
+
+// Close implements Attachment.
+func (a *kernelNBD) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
+	var lost error
+	if !a.gone {
+		if lost = flushExclusive(a.Path()); errors.Is(lost, ErrBusy) {
+			return fmt.Errorf("detach %q: %w", a.o.Name, lost)
+		}
+	}
+	if err := a.disconnect(); err != nil {
+		return fmt.Errorf("detach %q: %w", a.o.Name, errors.Join(lost, err))
+	}
+	if err := a.st.remove(a.o.RuntimeDir); err != nil {
+		return fmt.Errorf("detach %q: %w", a.o.Name, err)
+	}
+	a.closed = true
+	if !a.o.ReadOnly {
+		lost = errors.Join(lost, a.dev.Sync())
+	}
+	if lost != nil {
+		return fmt.Errorf("detach %q: writes were lost: %w; check the file system before its next use", a.o.Name, lost)
+	}
+	return nil
+}
+
+// Abort implements Aborter by disconnecting the device whatever lies on it.
+func (a *kernelNBD) Abort() error {
+	link, err := dialNBD(context.Background())
+	if err == nil {
+		defer link.close()
+		if err = link.disconnect(a.index); !nbdConnected(a.index) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("abort %q: %w", a.o.Name, err)
+	}
+	return nil
+}
+
+// staleNBD describes a device whose agent died; a device that is gone leaves only its state to remove.
+func staleNBD(st state, runtimeDir string, left *Leftover) error {
+	n, err := nbdOf(st.VolumeUUID)
+	if err != nil {
+		return err
+	}
+	if n < 0 {
+		return st.remove(runtimeDir)
+	}
+	left.Path, left.Reattachable = nbdPath(n), true
+	return nil
+}
+
+func dropNBD(ctx context.Context, runtimeDir string, left Leftover) error {
+	st, err := readState(runtimeDir, left.VolumeUUID)
+	if err != nil {
+		return err
+	}
+	if st.Owner.alive() {
+		return fmt.Errorf("drop volume %s: process %d serves it; detach it there", left.VolumeUUID, st.Owner.PID)
+	}
+	n, err := nbdOf(st.VolumeUUID)
+	if err != nil {
+		return fmt.Errorf("drop volume %s: %w", left.VolumeUUID, err)
+	}
+	if n >= 0 {
+		link, err := dialNBD(ctx)
+		if err != nil {
+			return fmt.Errorf("drop volume %s: %w", left.VolumeUUID, err)
+		}
+		defer link.close()
+		if err := link.disconnect(n); err != nil && nbdConnected(n) {
+			return fmt.Errorf("drop volume %s: %w", left.VolumeUUID, err)
+		}
+		for _, m := range mountsOn(fmt.Sprintf("nbd%d", n)) {
+			if err := shutdownDetach(m); err != nil {
+				return fmt.Errorf("drop volume %s: %w", left.VolumeUUID, err)
+			}
+		}
+	}
+	return st.remove(runtimeDir)
+}
