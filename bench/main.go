@@ -1,0 +1,73 @@
+// Command bench measures Keyward's hot paths beside their peers, interleaved in one run, and prints medians as a table or,
+// with -json, as one object a line:
+//
+//	go run ./bench xts   sector ciphers: every kernel beside its roofline, OpenSSL and x/crypto/xts
+//	go run ./bench nbd   the NBD server, encrypted and in clear, beside nbdkit, qemu-nbd and go-nbd
+//	go run ./bench mount ext4 on an encrypted volume beside nbdfuse and a plain loop device (needs root)
+//	go run ./bench all
+//
+// Machines differ and are noisy: read ratios within one run, not figures across runs. A peer that is not installed is
+// named as missing.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// options are the flags that every benchmark knows.
+type options struct {
+	// quick takes few and short windows: enough to see that the benchmark runs, too few to quote.
+	quick bool
+	out   *report
+}
+
+// benchmarks by name, in the order of "all".
+var benchmarks = []struct {
+	name string
+	run  func(context.Context, options) error
+}{
+	{"xts", benchXTS},
+}
+
+func main() {
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
+	asJSON := flags.Bool("json", false, "print one JSON object a line")
+	quick := flags.Bool("quick", false, "few and short windows")
+	flags.Usage = func() {
+		fmt.Fprintln(flags.Output(), "usage: bench NAME [-json] [-quick]    NAME: all or one of")
+		for _, b := range benchmarks {
+			fmt.Fprintln(flags.Output(), "  "+b.name)
+		}
+		flags.PrintDefaults()
+	}
+	if len(os.Args) < 2 {
+		flags.Usage()
+		os.Exit(2)
+	}
+	name := os.Args[1]
+	flags.Parse(os.Args[2:])
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	found := false
+	for _, b := range benchmarks {
+		if name != b.name && name != "all" {
+			continue
+		}
+		found = true
+		o := options{quick: *quick, out: newReport(os.Stdout, *asJSON)}
+		if err := b.run(ctx, o); err != nil {
+			fmt.Fprintf(os.Stderr, "bench %s: %v\n", b.name, err)
+			os.Exit(1)
+		}
+		o.out.flush()
+	}
+	if !found {
+		flags.Usage()
+		os.Exit(2)
+	}
+}
