@@ -1,0 +1,178 @@
+package store
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+	"gorm.io/gorm/schema"
+)
+
+// Filter narrows or orders what a Table returns. Column names are checked against the model, so a name that came from
+// outside can do no harm; values are always bound, never spliced.
+type Filter func(*query) error
+
+// query collects filters for one statement.
+type query struct {
+	db       *gorm.DB
+	schema   *schema.Schema
+	postgres bool
+	ordered  bool
+}
+
+func (q *query) column(name string) (clause.Column, error) {
+	f := q.schema.FieldsByDBName[name]
+	if f == nil {
+		return clause.Column{}, fmt.Errorf("store: table %s has no column %q", q.schema.Table, name)
+	}
+	return clause.Column{Table: clause.CurrentTable, Name: f.DBName}, nil
+}
+
+func (q *query) where(name string, build func(clause.Column) clause.Expression) error {
+	c, err := q.column(name)
+	if err != nil {
+		return err
+	}
+	q.db = q.db.Where(build(c))
+	return nil
+}
+
+// value turns what callers hold into what drivers take: named strings into strings, times into UTC microseconds.
+func value(v any) any {
+	switch x := v.(type) {
+	case time.Time:
+		return x.UTC().Truncate(time.Microsecond)
+	case []byte, nil:
+		return v
+	}
+	if r := reflect.ValueOf(v); r.Kind() == reflect.String {
+		return r.String()
+	}
+	return v
+}
+
+// Eq keeps rows whose column equals v.
+func Eq(column string, v any) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: value(v)} })
+	}
+}
+
+// Ne keeps rows whose column differs from v; NULL differs from nothing.
+func Ne(column string, v any) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: value(v)} })
+	}
+}
+
+// OneOf keeps rows whose column equals one of values; none when there are no values.
+func OneOf[V any](column string, values []V) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression {
+			if len(values) == 0 {
+				return clause.Expr{SQL: "1 = 0"}
+			}
+			in := clause.IN{Column: c}
+			for _, v := range values {
+				in.Values = append(in.Values, value(v))
+			}
+			return in
+		})
+	}
+}
+
+// Before keeps rows whose column is earlier than t.
+func Before(column string, t time.Time) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Lt{Column: c, Value: value(t)} })
+	}
+}
+
+// After keeps rows whose column is later than t or equal to it, so that Before and After of one time split a table.
+func After(column string, t time.Time) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Gte{Column: c, Value: value(t)} })
+	}
+}
+
+// IsNull keeps rows whose column has no value.
+func IsNull(column string) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: nil} })
+	}
+}
+
+// NotNull keeps rows whose column has a value.
+func NotNull(column string) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: nil} })
+	}
+}
+
+var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// Like keeps rows whose text contains s, whatever the case of ASCII letters. Wildcards in s are plain characters.
+func Like(column, s string) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression {
+			op := "LIKE" // of SQLite: ignores the case of ASCII letters
+			if q.postgres {
+				op = "ILIKE"
+			}
+			return clause.Expr{SQL: `? ` + op + ` ? ESCAPE '\'`, Vars: []any{c, "%" + likeEscaper.Replace(s) + "%"}}
+		})
+	}
+}
+
+// Asc orders by column, smallest first. Rows that are equal are ordered by primary key.
+func Asc(column string) Filter { return order(column, false) }
+
+// Desc orders by column, largest first. Rows that are equal are ordered by primary key.
+func Desc(column string) Filter { return order(column, true) }
+
+func order(column string, desc bool) Filter {
+	return func(q *query) error {
+		c, err := q.column(column)
+		if err != nil {
+			return err
+		}
+		q.ordered = true
+		q.db = q.db.Order(clause.OrderByColumn{Column: c, Desc: desc})
+		return nil
+	}
+}
+
+// Limit returns at most n rows; n must be positive.
+func Limit(n int) Filter {
+	return func(q *query) error {
+		if n <= 0 {
+			return fmt.Errorf("store: a limit of %d rows", n)
+		}
+		q.db = q.db.Limit(n)
+		return nil
+	}
+}
+
+// Offset skips n rows.
+func Offset(n int) Filter {
+	return func(q *query) error {
+		if n < 0 {
+			return fmt.Errorf("store: an offset of %d rows", n)
+		}
+		q.db = q.db.Offset(n)
+		return nil
+	}
+}
+
+// ForUpdate makes a concurrent transaction that wants the same rows wait. SQLite has one writer anyway.
+func ForUpdate() Filter {
+	return func(q *query) error {
+		if q.postgres {
+			q.db = q.db.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate})
+		}
+		return nil
+	}
+}

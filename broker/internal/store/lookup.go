@@ -1,0 +1,32 @@
+package store
+
+import "gorm.io/gorm"
+
+// The look-ups of this file find out which tenant a caller belongs to, so they run before there is a tenant. Each is by
+// a value that cannot be guessed or that names the account itself.
+
+// FindSession returns the session with the SHA-256 of its token, or ErrNotFound. It does not check the times.
+func (tx *Tx) FindSession(tokenHash []byte) (Session, error) {
+	return anywhere[Session](tx).First(Eq("token_hash", tokenHash))
+}
+
+// FindEnrolToken returns the enrolment token with the ID, or ErrNotFound. It checks neither secret nor times.
+func (tx *Tx) FindEnrolToken(id string) (EnrolToken, error) {
+	return anywhere[EnrolToken](tx).First(Eq("id", id))
+}
+
+// FindInstanceByCert returns the instance whose current client certificate has the SHA-256, or ErrNotFound.
+func (tx *Tx) FindInstanceByCert(fingerprint []byte) (Instance, error) {
+	return anywhere[Instance](tx).First(Eq("cert_fingerprint", fingerprint))
+}
+
+// FindAccount returns the account with the ID or, ignoring case, the name.
+func (tx *Tx) FindAccount(nameOrID string) (Account, error) {
+	return Global[Account](tx).First(func(q *query) error {
+		q.db = q.db.Where(q.db.Session(&gorm.Session{NewDB: true}).
+			Where("id = ?", nameOrID).Or("LOWER(name) = LOWER(?)", nameOrID))
+		return nil
+	})
+}
+
+func anywhere[T any](tx *Tx) Table[T] { return Table[T]{tx: tx, scope: scope{any: true}} }

@@ -1,0 +1,192 @@
+package store
+
+import (
+	"fmt"
+	"reflect"
+
+	"github.com/google/uuid"
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
+// Table reads and writes the rows of one model inside one scope.
+type Table[T any] struct {
+	tx    *Tx
+	scope scope
+}
+
+// In is the table of T inside a tenant. It panics when T belongs to no tenant.
+func In[T any](t *Tenant) Table[T] {
+	if _, ok := any(new(T)).(tenantRow); !ok {
+		panic(fmt.Sprintf("store: %T belongs to no tenant; use store.Global", *new(T)))
+	}
+	return Table[T]{tx: t.tx, scope: scope{account: t.accountID}}
+}
+
+// Global is the table of T, for Account and the broker's own tables. It panics when T belongs to a tenant.
+func Global[T any](tx *Tx) Table[T] {
+	if _, ok := any(new(T)).(tenantRow); ok {
+		panic(fmt.Sprintf("store: %T was touched without a tenant; use store.In", *new(T)))
+	}
+	return Table[T]{tx: tx}
+}
+
+func (t Table[T]) name() string { return reflect.TypeFor[T]().Name() }
+
+func (t Table[T]) db() *gorm.DB { return t.tx.db.Set(scopeKey, t.scope) }
+
+func (t Table[T]) query(filters []Filter) (*query, error) {
+	db := t.db().Model(new(T))
+	if err := db.Statement.Parse(new(T)); err != nil {
+		return nil, err
+	}
+	q := &query{db: db, schema: db.Statement.Schema, postgres: t.tx.store.backend.name == "postgres"}
+	for _, f := range filters {
+		if err := f(q); err != nil {
+			return nil, err
+		}
+	}
+	return q, nil
+}
+
+// Get returns the row with the ID, or ErrNotFound.
+func (t Table[T]) Get(id string) (T, error) { return t.First(Eq("id", id)) }
+
+// First returns the first row that passes the filters, or ErrNotFound.
+func (t Table[T]) First(filters ...Filter) (T, error) {
+	rows, err := t.List(append(filters[:len(filters):len(filters)], Limit(1))...)
+	if err != nil {
+		return *new(T), err
+	}
+	if len(rows) == 0 {
+		return *new(T), fmt.Errorf("%w: %s", ErrNotFound, t.name())
+	}
+	return rows[0], nil
+}
+
+// List returns the rows that pass the filters, by primary key (oldest first) where nothing else orders them.
+func (t Table[T]) List(filters ...Filter) ([]T, error) {
+	q, err := t.query(filters)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range q.schema.PrimaryFields {
+		q.db = q.db.Order(clause.OrderByColumn{Column: clause.Column{Table: clause.CurrentTable, Name: f.DBName}})
+	}
+	rows := []T{}
+	if err := q.db.Find(&rows).Error; err != nil {
+		return nil, t.tx.failed("reading "+q.schema.Table, err)
+	}
+	for i := range rows {
+		utc(&rows[i])
+	}
+	return rows, nil
+}
+
+// Count returns how many rows pass the filters; orders and limits do not count.
+func (t Table[T]) Count(filters ...Filter) (int64, error) {
+	q, err := t.query(filters)
+	if err != nil {
+		return 0, err
+	}
+	delete(q.db.Statement.Clauses, "ORDER BY")
+	delete(q.db.Statement.Clauses, "LIMIT")
+	var n int64
+	if err := q.db.Count(&n).Error; err != nil {
+		return 0, t.tx.failed("counting "+q.schema.Table, err)
+	}
+	return n, nil
+}
+
+// Insert stores a new row. It fills ID (UUID version 7, unless given), AccountID, the times and Version 1. A unique
+// value that is taken gives ErrDuplicate and leaves the transaction usable.
+func (t Table[T]) Insert(row *T) error {
+	if tr, ok := any(row).(tenantRow); ok {
+		*tr.account() = t.scope.account
+	}
+	if r, ok := any(row).(identified); ok {
+		id := r.identity()
+		if *id.id == "" {
+			v, err := uuid.NewV7()
+			if err != nil {
+				return fmt.Errorf("making an ID: %w", err)
+			}
+			*id.id = v.String()
+		}
+		now := t.tx.Now()
+		*id.createdAt, *id.updatedAt, *id.version = now, now, 1
+	}
+	if err := storable(row); err != nil {
+		return err
+	}
+	// ON CONFLICT DO NOTHING instead of an error: PostgreSQL aborts the whole transaction on a unique violation.
+	db := t.db().Clauses(clause.OnConflict{DoNothing: true}).Create(row)
+	if db.Error != nil {
+		return t.tx.failed("storing a row of "+t.name(), db.Error)
+	}
+	if db.RowsAffected == 0 {
+		return fmt.Errorf("%w: %s", ErrDuplicate, t.name())
+	}
+	return nil
+}
+
+// Update stores all columns of a row that was read before and counts its Version up. ErrStale means that someone else
+// changed the row since, ErrNotFound that it is gone; the transaction stays usable after both. row is unchanged then.
+func (t Table[T]) Update(row *T) error {
+	r, ok := any(row).(identified)
+	if !ok {
+		return fmt.Errorf("store: rows of %s are never changed", t.name())
+	}
+	if tr, ok := any(row).(tenantRow); ok && *tr.account() != t.scope.account {
+		return fmt.Errorf("%w: %s", ErrNotFound, t.name())
+	}
+	if err := storable(row); err != nil {
+		return err
+	}
+	id := r.identity()
+	read, updatedAt := *id.version, *id.updatedAt
+	*id.version, *id.updatedAt = read+1, t.tx.Now()
+	db := t.db().Model(new(T)).Where(clause.Eq{Column: clause.Column{Name: "id"}, Value: *id.id}).
+		Where(clause.Eq{Column: clause.Column{Name: "version"}, Value: read}).
+		Select("*").Omit("ID", "AccountID", "CreatedAt").UpdateColumns(row)
+	if db.Error == nil && db.RowsAffected == 1 {
+		return nil
+	}
+	*id.version, *id.updatedAt = read, updatedAt
+	if db.Error != nil {
+		return t.tx.failed("changing a row of "+t.name(), db.Error)
+	}
+	n, err := t.Count(Eq("id", *id.id))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: %s", ErrNotFound, t.name())
+	}
+	return fmt.Errorf("%w: %s", ErrStale, t.name())
+}
+
+// Delete removes the row with the ID, or returns ErrNotFound.
+func (t Table[T]) Delete(id string) error {
+	n, err := t.DeleteWhere(Eq("id", id))
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%w: %s", ErrNotFound, t.name())
+	}
+	return err
+}
+
+// DeleteWhere removes the rows that pass the filters and returns how many. It needs at least one filter.
+func (t Table[T]) DeleteWhere(filters ...Filter) (int64, error) {
+	if len(filters) == 0 {
+		return 0, fmt.Errorf("store: deleting every %s needs a filter that says so", t.name())
+	}
+	q, err := t.query(filters)
+	if err != nil {
+		return 0, err
+	}
+	db := q.db.Delete(new(T))
+	if db.Error != nil {
+		return 0, t.tx.failed("deleting from "+q.schema.Table, db.Error)
+	}
+	return db.RowsAffected, nil
+}
