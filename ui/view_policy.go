@@ -1,0 +1,73 @@
+package ui
+
+// PoliciesPage lists policies.
+type PoliciesPage struct {
+	Frame
+	Rows      []PolicyRow
+	CanDelete bool
+	Create    *Button
+	Empty     Empty
+}
+
+// PolicyRow is one policy of the list.
+type PolicyRow struct {
+	ID          string
+	Policy      Link
+	Description string
+	Default     bool
+	Rules       int
+	Images      int
+	Devices     int
+	OnMatch     string
+	OnFailure   string
+	Deletable   bool
+}
+
+// PolicyPage creates or edits a policy: information, images, devices, rules and actions in one form.
+type PolicyPage struct {
+	Frame
+	New      bool
+	Default  bool
+	CanWrite bool
+	Action   string
+	Version  int64
+	Info     []Field
+	Images   Picker
+	Devices  Picker
+	Rules    []RuleForm
+	Facts    []Option // for another rule
+	Actions  []Field
+	NoRules  bool
+	Back     Link
+	Errors   []string
+}
+
+// Picker chooses members of a policy.
+type Picker struct {
+	Name       string
+	Rows       []Candidate
+	Empty      string
+	Note       string
+	SearchHint string
+}
+
+// RuleForm is one rule of the form.
+type RuleForm struct {
+	Index      int
+	Title      string
+	Help       string
+	Fact       Field
+	Match      Field
+	ShowMatch  bool
+	Conditions []ConditionForm
+	CanAdd     bool
+	Error      string
+}
+
+// ConditionForm is one condition of a rule.
+type ConditionForm struct {
+	Index    int
+	Operator Field
+	Value    Field
+	Last     bool // the only condition; it goes with its rule
+}

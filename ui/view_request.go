@@ -1,0 +1,112 @@
+package ui
+
+// LogOnPage asks who is there.
+type LogOnPage struct {
+	Frame
+	Account, User Field
+	Password      Field
+	Next          string // where to go after log-on
+}
+
+// ProblemPage says what failed and what to do next.
+type ProblemPage struct {
+	Frame
+	Status  int
+	Detail  string
+	Hint    string
+	Fields  []Pair // what is wrong with which field
+	Request string // the request's ID, as the broker's log has it
+	Back    Link
+}
+
+// RunningInstancesPage lists key requests.
+type RunningInstancesPage struct {
+	Frame
+	Counters []Counter
+	Chips    []Chip
+	Search   Field
+	Status   string // the current filter, kept by the search form
+	Rows     []RequestRow
+	Pager    Pager
+	Empty    Empty
+}
+
+// RequestRow is one key request of the list.
+type RequestRow struct {
+	ID        string
+	Number    int64
+	Key       Badge
+	Integrity Badge
+	URL       string
+	Device    Link
+	Image     Link
+	Instance  Link
+	Policy    Link
+	Provider  string
+	Requested When
+}
+
+// KeyRequestPage shows why a request was judged as it was, and takes a decision where one is open.
+type KeyRequestPage struct {
+	Frame
+	Key       Badge
+	Integrity Badge
+	// Reason is one sentence on how the request got where it is.
+	Reason  string
+	Facts   []Pair // of the request: number, instance, policy, times
+	Device  []Pair // summary of the device or RAID set
+	Rules   []RuleCount
+	Values  []KeyValue
+	History []HistoryLine
+	// Decide is nil when nothing is to be decided, or not by this person; Closed then says why.
+	Decide *Decide
+	Assign *Assign
+	Revoke *Button
+	Closed string
+	Back   Link
+}
+
+// RuleCount is a counter with a check box that shows or hides the rules of one status.
+type RuleCount struct {
+	Name  string // failed, passed, informational
+	Badge Badge
+	Count int
+	Text  string
+}
+
+// KeyValue is a row of the Key Values table.
+type KeyValue struct {
+	Name      string // of the status: failed, passed, informational
+	Rule      string
+	Condition string
+	Actual    string
+	Grade     *Badge
+	Source    string
+	Status    Badge
+}
+
+// HistoryLine is one change of a request's state.
+type HistoryLine struct {
+	At     When
+	Status Badge
+	Event  string
+	Actor  string
+	Reason string
+}
+
+// Decide is the form that approves or denies.
+type Decide struct {
+	ApproveURL, DenyURL string
+	Version             int64
+	Reason              Field
+	Cancel              string
+	// Warning is shown above the buttons, for example when rules failed.
+	Warning string
+}
+
+// Assign is the form that puts an Unknown request's device into a policy.
+type Assign struct {
+	URL    string
+	Policy Field
+	Text   string
+}
