@@ -72,7 +72,9 @@ const supervisor = `
   -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c max_wal_senders=0 -c wal_level=minimal >"$2/server.log" 2>&1 <&- &
 server=$!
 cat >/dev/null
-kill -QUIT $server
+n=0 # early in its start the server ignores the signal, so it is repeated
+while [ -e "$2/data/postmaster.pid" ] && [ $n -lt 200 ]; do kill -QUIT $server; sleep 0.05; n=$((n+1)); done
+kill -KILL $server
 wait $server
 rm -rf "$2"
 `

@@ -1,0 +1,33 @@
+// Package tenant names on whose behalf something is done. A Principal is passed to every method of a service, explicitly,
+// so that no call can forget whose data it works on and who is written into the audit log.
+package tenant
+
+import "keyward/broker/api"
+
+// Principal is an authenticated caller: a person with a session or a machine with a client certificate.
+type Principal struct {
+	AccountID string
+	// UserID, UserName, Role and SessionID are a person's; empty for a machine.
+	UserID    string
+	UserName  string
+	Role      api.Role
+	SessionID string
+	// Address is where the call came from, without port.
+	Address string
+	// Instance is the ID of the calling machine; empty for a person.
+	Instance string
+}
+
+// Actor is how the audit log names the caller: "user:NAME", "instance:ID", or "broker" for the broker's own work.
+func (p Principal) Actor() string {
+	switch {
+	case p.Instance != "":
+		return "instance:" + p.Instance
+	case p.UserName != "":
+		return "user:" + p.UserName
+	}
+	return "broker"
+}
+
+// Broker is the broker itself, for timers and other work that nobody asked for.
+func Broker(accountID string) Principal { return Principal{AccountID: accountID} }
