@@ -1,0 +1,113 @@
+package console
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/policy"
+	"keyward/broker/internal/tenant"
+)
+
+// Filter selects a part of a list. Page counts from 1; Query is searched in names and identities.
+type Filter struct {
+	Query      string
+	Status     string
+	Page, Size int
+}
+
+// Accounts is the account's people, sessions and settings.
+type Accounts interface {
+	LogOn(ctx context.Context, in api.LogOn, address, userAgent string) (api.LoggedOn, error)
+	// Authenticate finds the person of a session token and notes that the session is in use.
+	Authenticate(ctx context.Context, token, address string) (tenant.Principal, error)
+	LogOff(ctx context.Context, p tenant.Principal) error
+
+	Account(ctx context.Context, p tenant.Principal) (api.Account, error)
+	Users(ctx context.Context, p tenant.Principal) ([]api.User, error)
+	User(ctx context.Context, p tenant.Principal, id string) (api.User, error)
+	CreateUser(ctx context.Context, p tenant.Principal, in api.UserWrite) (api.User, error)
+	UpdateUser(ctx context.Context, p tenant.Principal, id string, in api.UserWrite) (api.User, error)
+	DeleteUser(ctx context.Context, p tenant.Principal, id string) error
+	Roles(ctx context.Context, p tenant.Principal) ([]api.RoleInfo, error)
+
+	ChangePassword(ctx context.Context, p tenant.Principal, in api.PasswordChange) error
+	Sessions(ctx context.Context, p tenant.Principal) ([]api.Session, error)
+	EndSession(ctx context.Context, p tenant.Principal, id string) error
+
+	SetTimeSettings(ctx context.Context, p tenant.Principal, in api.TimeSettings) error
+	// TimeChoices lists the IANA zones and the date layouts (of package time) that may be set.
+	TimeChoices() (zones, layouts []string)
+
+	Tokens(ctx context.Context, p tenant.Principal) ([]api.EnrolmentTokenInfo, error)
+	CreateToken(ctx context.Context, p tenant.Principal, in api.EnrolmentTokenWrite) (api.EnrolmentTokenInfo, error)
+	DeleteToken(ctx context.Context, p tenant.Principal, id string) error
+}
+
+// Inventory is images, instances, devices and RAID sets.
+type Inventory interface {
+	Images(ctx context.Context, p tenant.Principal, f Filter) ([]api.Image, int64, error)
+	Image(ctx context.Context, p tenant.Principal, id string) (api.Image, error)
+	UpdateImage(ctx context.Context, p tenant.Principal, id string, in api.ImageWrite) error
+	// Instances lists the machines that were started from an image.
+	Instances(ctx context.Context, p tenant.Principal, imageID string) ([]api.Instance, error)
+	Instance(ctx context.Context, p tenant.Principal, id string) (api.Instance, error)
+
+	// Devices lists devices and RAID sets; Device finds either.
+	Devices(ctx context.Context, p tenant.Principal, f Filter) ([]api.Device, int64, error)
+	Device(ctx context.Context, p tenant.Principal, id string) (api.Device, error)
+	Configure(ctx context.Context, p tenant.Principal, id string, in api.DeviceWrite) error
+	Encrypt(ctx context.Context, p tenant.Principal, id string, in api.EncryptWrite) error
+	CancelEncryption(ctx context.Context, p tenant.Principal, id string) error
+	Unconfigure(ctx context.Context, p tenant.Principal, id string, in api.UnconfigureWrite) error
+	DeleteDevice(ctx context.Context, p tenant.Principal, id string) error
+	CopyConfiguration(ctx context.Context, p tenant.Principal, id, sourceID string) error
+	// Export writes a zip archive of encrypted keys; nothing is written when it fails.
+	Export(ctx context.Context, p tenant.Principal, in api.ExportWrite, w io.Writer) error
+
+	CreateRAIDSet(ctx context.Context, p tenant.Principal, in api.RAIDSetWrite) (api.Device, error)
+	UpdateRAIDSet(ctx context.Context, p tenant.Principal, id string, in api.RAIDSetWrite) error
+}
+
+// Policies is the account's policies.
+type Policies interface {
+	List(ctx context.Context, p tenant.Principal) ([]api.Policy, error)
+	Get(ctx context.Context, p tenant.Principal, id string) (api.Policy, error)
+	Create(ctx context.Context, p tenant.Principal, in api.Policy) (api.Policy, error)
+	Update(ctx context.Context, p tenant.Principal, id string, in api.Policy) (api.Policy, error)
+	Delete(ctx context.Context, p tenant.Principal, ids ...string) error
+	Facts() []policy.FactInfo
+}
+
+// Requests is the key requests of running instances.
+type Requests interface {
+	List(ctx context.Context, p tenant.Principal, f RequestFilter) (api.RunningInstances, error)
+	Get(ctx context.Context, p tenant.Principal, id string) (api.KeyRequestDetail, error)
+	Approve(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+	Deny(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+	Revoke(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+	AssignPolicy(ctx context.Context, p tenant.Principal, id string, in api.PolicyAssignment) error
+}
+
+// RequestFilter selects key requests; no statuses mean all.
+type RequestFilter struct {
+	Query      string
+	Statuses   []api.KeyStatus
+	Page, Size int
+}
+
+// Audit is the account's audit log.
+type Audit interface {
+	Query(ctx context.Context, p tenant.Principal, f LogFilter) (api.AuditPage, error)
+	// ExportCSV and ExportJSONL write what the filter selects, oldest first; paging does not count.
+	ExportCSV(ctx context.Context, p tenant.Principal, f LogFilter, w io.Writer) error
+	ExportJSONL(ctx context.Context, p tenant.Principal, f LogFilter, w io.Writer) error
+}
+
+// LogFilter selects audit records; zero values select all.
+type LogFilter struct {
+	Category   string
+	From, To   time.Time
+	Page, Size int
+}
