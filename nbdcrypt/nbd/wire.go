@@ -42,11 +42,11 @@ const (
 	repInfo        = protocol.NEGOTIATION_TYPE_REPLY_INFO
 	repMetaContext = uint32(4)
 
-	repErrUnsup    = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNSUPPORTED
-	repErrInvalid  = uint32(1<<31 | 3)
-	repErrTLSReqd  = uint32(1<<31 | 5)
-	repErrUnknown  = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNKNOWN
-	repErrTooBig   = uint32(1<<31 | 9)
+	repErrUnsup   = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNSUPPORTED
+	repErrInvalid = uint32(1<<31 | 3)
+	repErrTLSReqd = uint32(1<<31 | 5)
+	repErrUnknown = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNKNOWN
+	repErrTooBig  = uint32(1<<31 | 9)
 )
 
 // Kinds of information in a reply to INFO and GO.

@@ -1,0 +1,207 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// gated is a device whose requests wait until the gate opens.
+func gated(size int) (dev *testDevice, open func()) {
+	dev = newTestDevice(size)
+	gate := make(chan struct{})
+	dev.hook = func(op string, _, _ int64) error {
+		if op != "sync" {
+			<-gate
+		}
+		return nil
+	}
+	return dev, func() { close(gate) }
+}
+
+func TestShutdown_answersWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	dev, open := gated(1 << 20)
+	srv := newServer(t, Options{Exports: []Export{{Device: dev}}})
+	c, idle := connect(t, srv).enter("", false), connect(t, srv).enter("", false)
+	shaking := connect(t, srv).hello(clientFixedNewstyle)
+	c.send(cmdWrite, 0, 1, 0, 4096, pattern(4096, 1))
+	c.send(cmdRead, 0, 2, 8192, 512, nil)
+	eventually(t, "both requests are in the device", func() bool { return srv.Stats().InFlight == 2 })
+	stopped := make(chan error, 1)
+	go func() { stopped <- srv.Shutdown(t.Context()) }()
+	idle.readEnd()
+	shaking.readEnd()
+	select {
+	case err := <-stopped:
+		t.Fatalf("Shutdown returned %v with requests in the device", err)
+	default:
+	}
+	open()
+	for range 2 {
+		if a := c.receive(0); a.errno != OK {
+			t.Errorf("%+v", a)
+		} else if a.cookie == 2 {
+			c.read(512)
+		}
+	}
+	c.readEnd()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	mustEqual(t, "the device", dev.content(0, 4096), pattern(4096, 1))
+	for _, c := range []*client{c, idle} {
+		if err := c.wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	late := connect(t, srv)
+	late.readEnd()
+	if err := late.wait(); !errors.Is(err, ErrServerClosed) {
+		t.Errorf("a connection after Shutdown ended with %v", err)
+	}
+	if err := srv.AddExport(Export{Name: "x", Device: dev}); !errors.Is(err, ErrServerClosed) {
+		t.Errorf("AddExport after Shutdown: %v", err)
+	}
+}
+
+// A request of which a part has arrived when the server drains is waited for and answered; one behind it is not read.
+func TestShutdown_waitsForAHalfSentRequest(t *testing.T) {
+	t.Parallel()
+	for _, first := range []int{10, requestHeaderSize, requestHeaderSize + 1000} {
+		dev := newTestDevice(1 << 20)
+		srv := newServer(t, Options{Exports: []Export{{Device: dev}}})
+		c := connect(t, srv).enter("", false)
+		request := append(requestBytes(cmdWrite, 0, 9, 0, 100<<10), pattern(100<<10, 7)...)
+		c.write(request[:first])
+		if first > requestHeaderSize {
+			eventually(t, "the header has been read", func() bool { return srv.Stats().BufferBytes > 0 })
+		} else {
+			// Whether the server has read the part is not visible; if it has not, it has nothing to answer.
+			time.Sleep(50 * time.Millisecond)
+		}
+		stopped := make(chan error, 1)
+		go func() { stopped <- srv.Shutdown(t.Context()) }()
+		time.Sleep(50 * time.Millisecond)
+		c.write(request[first:])
+		if a := c.receive(0); a.cookie != 9 || a.errno != OK {
+			t.Errorf("%d bytes sent before: %+v", first, a)
+		}
+		c.readEnd()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		mustEqual(t, "the device", dev.content(0, 100<<10), pattern(100<<10, 7))
+	}
+}
+
+// Shutdown does not wait longer than its context for a device that hangs.
+func TestShutdown_cutsOffWhenTheContextEnds(t *testing.T) {
+	t.Parallel()
+	dev, open := gated(1 << 20)
+	srv := newServer(t, Options{Exports: []Export{{Device: dev}}})
+	c := connect(t, srv).enter("", false)
+	c.send(cmdRead, 0, 1, 0, 512, nil)
+	eventually(t, "the request is in the device", func() bool { return srv.Stats().InFlight == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := srv.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	c.readEnd()
+	open()
+	c.wait()
+	if s := srv.Stats(); s.InFlight != 0 || s.BufferBytes != 0 || s.Connections != 0 {
+		t.Errorf("left over: %+v", s)
+	}
+}
+
+func TestServeConn_endsWithItsContext(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, Options{Exports: []Export{{Device: newTestDevice(4096)}}})
+	for _, phase := range []string{"handshake", "transmission"} {
+		near, far := socketPair(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		c := &client{t: t, conn: near, ended: make(chan error, 1)}
+		go func() { c.ended <- srv.ServeConn(ctx, far) }()
+		if phase == "transmission" {
+			c.enter("", false)
+			c.mustDo(cmdRead, 0, 0, 512, nil)
+		}
+		cancel()
+		if err := c.wait(); err == nil {
+			t.Errorf("%s: no error", phase)
+		}
+	}
+}
+
+// After RemoveExport has returned nothing uses the device; other exports and their clients stay.
+func TestRemoveExport_drainsItsClientsOnly(t *testing.T) {
+	t.Parallel()
+	dev, open := gated(1 << 20)
+	srv := newServer(t, Options{Exports: []Export{{Name: "a", Device: dev}, {Name: "b", Device: newTestDevice(4096)}}})
+	a, b := connect(t, srv).enter("a", false), connect(t, srv).enter("b", false)
+	b.mustDo(cmdRead, 0, 0, 512, nil)
+	a.send(cmdRead, 0, 1, 0, 512, nil)
+	eventually(t, "the request is in the device", func() bool { return srv.Stats().InFlight == 1 })
+	removed := make(chan error, 1)
+	go func() { removed <- srv.RemoveExport(t.Context(), "a") }()
+	late := connect(t, srv).hello(clientFixedNewstyle)
+	eventually(t, "the export is gone", func() bool {
+		return late.option(optInfo, goData("a"))[0].kind == repErrUnknown
+	})
+	open()
+	if r := a.receive(512); r.errno != OK {
+		t.Errorf("%+v", r)
+	}
+	a.readEnd()
+	if err := <-removed; err != nil {
+		t.Error(err)
+	}
+	b.mustDo(cmdRead, 0, 0, 512, nil)
+	if err := srv.RemoveExport(t.Context(), "a"); !errors.Is(err, ErrUnknownExport) {
+		t.Errorf("removing it twice: %v", err)
+	}
+	if err := srv.AddExport(Export{Name: "b", Device: dev}); err == nil {
+		t.Error("a name was given twice")
+	}
+	if err := srv.AddExport(Export{Name: "a", Device: newTestDevice(8192)}); err != nil {
+		t.Error(err)
+	}
+	late.mustAck(late.option(optGo, goData("a")))
+	late.leave()
+	b.leave()
+}
+
+func TestServe_untilShutdown(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, Options{Exports: []Export{{Device: newTestDevice(4096)}}})
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &client{t: t, conn: conn}
+	c.patience()
+	c.enter("", false)
+	c.mustDo(cmdRead, 0, 0, 512, nil)
+	if err := srv.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	c.readEnd()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if err := srv.Serve(l); !errors.Is(err, ErrServerClosed) {
+		t.Errorf("Serve after Shutdown: %v", err)
+	}
+}
