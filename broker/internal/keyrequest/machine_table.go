@@ -13,7 +13,7 @@ const (
 )
 
 var (
-	do, audit, notify = machine.Do, machine.Audit, machine.Notify
+	do, record, tell = machine.Do, machine.Audit, machine.Notify
 
 	// holding are the statuses in which a machine rightly holds the key and heartbeats renew its lease.
 	holding = []api.KeyStatus{api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored}
@@ -44,9 +44,9 @@ var table = machine.Table[api.KeyStatus, Event, input]{
 	Stay:    stay,
 	Help:    help,
 	Rows: slices.Concat(
-		[]row{on(states{unborn}, EventAsked, guards{withinLease}, api.KeyApproved, effects{audit("key-request.approved-within-lease")})},
+		[]row{on(states{unborn}, EventAsked, guards{withinLease}, api.KeyApproved, effects{record("key-request.approved-within-lease")})},
 		judged(unborn, EventAsked, nil),
-		judged(api.KeyPending, EventPolicyAssigned, effects{audit("key-request.policy-assigned")}),
+		judged(api.KeyPending, EventPolicyAssigned, effects{record("key-request.policy-assigned")}),
 		judged(api.KeyPending, EventReappraised, nil),
 		decisions, deliveries, checks, revocations, endings, returns,
 	),
@@ -54,110 +54,100 @@ var table = machine.Table[api.KeyStatus, Event, input]{
 
 // judged are the rows of an event that brings a verdict to a request nobody has decided.
 func judged(from api.KeyStatus, e Event, first effects) []row {
-	with := func(more ...Effect) effects { return slices.Concat(first, more) }
-	pending := func(timer string) effects {
-		if from == unborn {
-			if timer == EffectDisarmTimer {
-				return with(audit("key-request.pending"), notify("approval-needed"))
-			}
-			return with(do(timer), audit("key-request.pending"), notify("approval-needed"))
-		}
-		return with(do(timer)) // people were told when it became pending
-	}
-	disarm := effects{do(EffectDisarmTimer)}
+	var waits effects
 	if from == unborn {
-		disarm = nil
+		waits = effects{record("key-request.pending"), tell("approval-needed")} // later verdicts find people told
 	}
 	return []row{
 		on(states{from}, e, guards{policyDenies}, api.KeyDenied,
-			slices.Concat(with(disarm...), effects{audit("key-request.denied-by-policy"), notify("denied-by-policy"), do(EffectClose)})),
+			slices.Concat(first, effects{do(EffectDisarmTimer), record("key-request.denied-by-policy"), tell("denied-by-policy"), do(EffectClose)})),
 		on(states{from}, e, guards{policyApproves}, api.KeyApproved,
-			slices.Concat(with(disarm...), effects{audit("key-request.approved-by-policy"), notify("approved-by-policy")})),
-		on(states{from}, e, guards{policyWaits, approvesByTime}, api.KeyPending, pending(EffectArmTimer)),
-		on(states{from}, e, guards{policyWaits}, api.KeyPending, pending(EffectDisarmTimer)),
+			slices.Concat(first, effects{do(EffectDisarmTimer), record("key-request.approved-by-policy"), tell("approved-by-policy")})),
+		on(states{from}, e, guards{policyWaits, approvesByTime}, api.KeyPending, slices.Concat(first, effects{do(EffectArmTimer)}, waits)),
+		on(states{from}, e, guards{policyWaits}, api.KeyPending, slices.Concat(first, effects{do(EffectDisarmTimer)}, waits)),
 	}
 }
 
 var decisions = []row{
 	on(states{api.KeyPending}, EventApproved, guards{inOnePolicy}, api.KeyApproved,
-		effects{do(EffectDisarmTimer), audit("key-request.approved")}),
+		effects{do(EffectDisarmTimer), record("key-request.approved")}),
 	on(waiting, EventDenied, nil, api.KeyDenied,
-		effects{do(EffectDisarmTimer), audit("key-request.denied"), do(EffectClose)}),
+		effects{do(EffectDisarmTimer), record("key-request.denied"), do(EffectClose)}),
 	on(states{api.KeyPending}, EventTimer, guards{ratedGood, timerDue}, api.KeyApproved,
-		effects{do(EffectDisarmTimer), audit("key-request.approved-after-delay"), notify("approved-after-delay")}),
+		effects{do(EffectDisarmTimer), record("key-request.approved-after-delay"), tell("approved-after-delay")}),
 }
 
 var deliveries = []row{
 	on(states{api.KeyApproved}, EventDelivered, nil, api.KeyDelivered,
-		effects{do(EffectSealKey), do(EffectStartLease), audit("key-request.delivered")}),
-	on(holding, EventMounted, nil, stay, effects{do(EffectMarkMounted), audit("key.mounted")}),
+		effects{do(EffectSealKey), do(EffectStartLease), record("key-request.delivered")}),
+	on(holding, EventMounted, nil, stay, effects{do(EffectMarkMounted), record("key.mounted")}),
 	// The report crossed the revocation on the wire: the agent is told again.
-	on(states{api.KeyRevoking}, EventMounted, nil, stay, effects{do(EffectMarkMounted), do(EffectSendRevoke), audit("key.mounted")}),
-	on(holding, EventUnmounted, nil, api.KeyExpired, slices.Concat(gone, effects{audit("key.returned"), do(EffectClose)})),
-	on(states{api.KeyRevoking}, EventUnmounted, nil, api.KeyRevoked, slices.Concat(gone, effects{audit("key-request.revoked")})),
+	on(states{api.KeyRevoking}, EventMounted, nil, stay, effects{do(EffectMarkMounted), do(EffectSendRevoke), record("key.mounted")}),
+	on(holding, EventUnmounted, nil, api.KeyExpired, slices.Concat(gone, effects{record("key.returned"), do(EffectClose)})),
+	on(states{api.KeyRevoking}, EventUnmounted, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.revoked")})),
 	on(settled, EventUnmounted, nil, stay, effects{do(EffectMarkUnmounted)}),
 }
 
 var checks = []row{
 	on(states{api.KeyDelivered}, EventCheckFailed, guards{nowBad, notifies, notFailedYet}, stay,
-		effects{audit("integrity.failed"), notify("integrity-failed")}),
+		effects{record("integrity.failed"), tell("integrity-failed")}),
 	on(states{api.KeyDelivered}, EventCheckFailed, guards{nowBad, notifies, wasFailed}, stay, nil),
 	on(states{api.KeyDelivered}, EventCheckFailed, guards{nowBad, revokes}, api.KeyRevoking,
-		slices.Concat(effects{audit("integrity.failed"), notify("integrity-failed")}, take)),
+		slices.Concat(effects{record("integrity.failed"), tell("integrity-failed")}, take)),
 	on(states{api.KeyDelivered}, EventCheckFailed, guards{nowBad, postpones}, api.KeyRevokePending,
-		effects{audit("integrity.failed"), notify("integrity-failed"), do(EffectArmRevoke)}),
+		effects{record("integrity.failed"), tell("integrity-failed"), do(EffectArmRevoke)}),
 	on(states{api.KeyRevokePending, api.KeyRevokeIgnored}, EventCheckFailed, guards{nowBad}, stay, nil),
 	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, notifies}, stay, nil),
 	// Approved on evidence that no longer holds, and the key has not left yet.
-	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, revokes}, api.KeyPending, effects{audit("integrity.failed"), notify("approval-needed")}),
-	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, postpones}, api.KeyPending, effects{audit("integrity.failed"), notify("approval-needed")}),
+	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, revokes}, api.KeyPending, effects{record("integrity.failed"), tell("approval-needed")}),
+	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, postpones}, api.KeyPending, effects{record("integrity.failed"), tell("approval-needed")}),
 
-	on(states{api.KeyDelivered}, EventCheckPassed, guards{nowGood, wasFailed}, stay, effects{audit("integrity.restored")}),
+	on(states{api.KeyDelivered}, EventCheckPassed, guards{nowGood, wasFailed}, stay, effects{record("integrity.restored")}),
 	on(states{api.KeyDelivered, api.KeyApproved}, EventCheckPassed, guards{nowGood}, stay, nil),
-	on(states{api.KeyRevokePending}, EventCheckPassed, guards{nowGood}, api.KeyDelivered, effects{do(EffectDisarmRevoke), audit("integrity.restored")}),
-	on(states{api.KeyRevokeIgnored}, EventCheckPassed, guards{nowGood}, api.KeyDelivered, effects{audit("integrity.restored")}),
-	on(states{api.KeyRevokePending}, EventIgnored, nil, api.KeyRevokeIgnored, effects{do(EffectDisarmRevoke), audit("key-request.revoke-ignored")}),
-	on(states{api.KeyRevokePending}, EventDue, nil, api.KeyRevoking, slices.Concat(take, effects{audit("key-request.revoking")})),
+	on(states{api.KeyRevokePending}, EventCheckPassed, guards{nowGood}, api.KeyDelivered, effects{do(EffectDisarmRevoke), record("integrity.restored")}),
+	on(states{api.KeyRevokeIgnored}, EventCheckPassed, guards{nowGood}, api.KeyDelivered, effects{record("integrity.restored")}),
+	on(states{api.KeyRevokePending}, EventIgnored, nil, api.KeyRevokeIgnored, effects{do(EffectDisarmRevoke), record("key-request.revoke-ignored")}),
+	on(states{api.KeyRevokePending}, EventDue, nil, api.KeyRevoking, slices.Concat(take, effects{record("key-request.revoking")})),
 }
 
 var revocations = []row{
-	on(holding, EventRevokedByPerson, nil, api.KeyRevoking, slices.Concat(take, effects{audit("key-request.revoke-asked")})),
+	on(holding, EventRevokedByPerson, nil, api.KeyRevoking, slices.Concat(take, effects{record("key-request.revoke-asked")})),
 	// From here on only a person gives the key back.
-	on(states{api.KeyRevoking, api.KeyRevoked}, EventRevokedByPerson, nil, stay, effects{audit("key-request.revoke-asked")}),
-	on(waiting, EventQuarantined, nil, api.KeyDenied, effects{do(EffectDisarmTimer), audit("key-request.quarantined"), do(EffectClose)}),
-	on(holding, EventQuarantined, nil, api.KeyRevoking, slices.Concat(take, effects{audit("key-request.quarantined")})),
-	on(states{api.KeyRevoking, api.KeyRevoked}, EventQuarantined, nil, stay, effects{audit("key-request.quarantined")}),
+	on(states{api.KeyRevoking, api.KeyRevoked}, EventRevokedByPerson, nil, stay, effects{record("key-request.revoke-asked")}),
+	on(waiting, EventQuarantined, nil, api.KeyDenied, effects{do(EffectDisarmTimer), record("key-request.quarantined"), do(EffectClose)}),
+	on(holding, EventQuarantined, nil, api.KeyRevoking, slices.Concat(take, effects{record("key-request.quarantined")})),
+	on(states{api.KeyRevoking, api.KeyRevoked}, EventQuarantined, nil, stay, effects{record("key-request.quarantined")}),
 
-	on(states{api.KeyRevoking}, EventAgentRevoked, nil, api.KeyRevoked, slices.Concat(gone, effects{audit("key-request.revoked")})),
-	on(holding, EventAgentRevoked, nil, api.KeyRevoked, slices.Concat(gone, effects{do(EffectDisarmRevoke), audit("key-request.revoked-by-agent")})),
-	on(settled, EventAgentRevoked, nil, stay, effects{do(EffectMarkUnmounted), audit("key.wiped")}),
-	on(holding, EventLeaseEnded, nil, api.KeyRevoked, slices.Concat(gone, effects{do(EffectDisarmRevoke), audit("key-request.lease-ended"), notify("lease-ended")})),
-	on(states{api.KeyRevoking}, EventLeaseEnded, nil, api.KeyRevoked, slices.Concat(gone, effects{audit("key-request.lease-ended")})),
-	on(states{api.KeyRevoking}, EventOverdue, nil, stay, effects{do(EffectSendRevoke), audit("key-request.revoke-overdue"), notify("revoke-overdue")}),
+	on(states{api.KeyRevoking}, EventAgentRevoked, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.revoked")})),
+	on(holding, EventAgentRevoked, nil, api.KeyRevoked, slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.revoked-by-agent")})),
+	on(settled, EventAgentRevoked, nil, stay, effects{do(EffectMarkUnmounted), record("key.wiped")}),
+	on(holding, EventLeaseEnded, nil, api.KeyRevoked, slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.lease-ended"), tell("lease-ended")})),
+	on(states{api.KeyRevoking}, EventLeaseEnded, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.lease-ended")})),
+	on(states{api.KeyRevoking}, EventOverdue, nil, stay, effects{do(EffectSendRevoke), record("key-request.revoke-overdue"), tell("revoke-overdue")}),
 }
 
 var endings = []row{
-	on(waiting, EventFailed, nil, api.KeyFailure, effects{do(EffectDisarmTimer), audit("key-request.failed"), notify("key-request-failed"), do(EffectClose)}),
+	on(waiting, EventFailed, nil, api.KeyFailure, effects{do(EffectDisarmTimer), record("key-request.failed"), tell("key-request-failed"), do(EffectClose)}),
 	on(holding, EventFailed, nil, api.KeyFailure,
-		slices.Concat(gone, effects{do(EffectDisarmRevoke), audit("key-request.failed"), notify("key-request-failed"), do(EffectClose)})),
-	on(states{api.KeyRevoking}, EventFailed, nil, stay, effects{do(EffectSendRevoke), audit("key-request.revoke-failed"), notify("revoke-failed")}),
+		slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.failed"), tell("key-request-failed"), do(EffectClose)})),
+	on(states{api.KeyRevoking}, EventFailed, nil, stay, effects{do(EffectSendRevoke), record("key-request.revoke-failed"), tell("revoke-failed")}),
 
-	on(append(waiting[:2:2], api.KeyRevoked), EventExpired, nil, api.KeyExpired, effects{do(EffectDisarmTimer), audit("key-request.expired"), do(EffectClose)}),
-	on(append(waiting[:2:2], api.KeyRevoked), EventInstanceMissing, nil, api.KeyExpired, effects{do(EffectDisarmTimer), audit("key-request.expired"), do(EffectClose)}),
+	on(append(waiting[:2:2], api.KeyRevoked), EventExpired, nil, api.KeyExpired, effects{do(EffectDisarmTimer), record("key-request.expired"), do(EffectClose)}),
+	on(append(waiting[:2:2], api.KeyRevoked), EventInstanceMissing, nil, api.KeyExpired, effects{do(EffectDisarmTimer), record("key-request.expired"), do(EffectClose)}),
 	// The key stays out until its lease ends; both sides know when.
-	on(append(holding[:3:3], api.KeyRevoking), EventInstanceMissing, nil, stay, effects{audit("instance.missing"), notify("instance-missing")}),
-	on(append(waiting[:2:2], api.KeyRevoked), EventSuperseded, nil, api.KeyExpired, effects{do(EffectDisarmTimer), audit("key-request.superseded"), do(EffectClose)}),
-	on(holding, EventSuperseded, nil, api.KeyExpired, slices.Concat(gone, effects{do(EffectDisarmRevoke), audit("key-request.superseded"), do(EffectClose)})),
-	on(states{api.KeyRevoking}, EventSuperseded, nil, api.KeyRevoked, slices.Concat(gone, effects{audit("key-request.superseded")})),
+	on(append(holding[:3:3], api.KeyRevoking), EventInstanceMissing, nil, stay, effects{record("instance.missing"), tell("instance-missing")}),
+	on(append(waiting[:2:2], api.KeyRevoked), EventSuperseded, nil, api.KeyExpired, effects{do(EffectDisarmTimer), record("key-request.superseded"), do(EffectClose)}),
+	on(holding, EventSuperseded, nil, api.KeyExpired, slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.superseded"), do(EffectClose)})),
+	on(states{api.KeyRevoking}, EventSuperseded, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.superseded")})),
 }
 
 var returns = []row{
-	on(states{api.KeyRevoked}, EventCompliesAgain, guards{rechecks, mayGrant, nowGood, notDenying}, api.KeyApproved, effects{audit("key-request.approved-again")}),
+	on(states{api.KeyRevoked}, EventCompliesAgain, guards{rechecks, mayGrant, nowGood, notDenying}, api.KeyApproved, effects{record("key-request.approved-again")}),
 	on(states{api.KeyDenied}, EventCompliesAgain, guards{rechecks, mayGrant, policyApproves}, api.KeyApproved,
-		effects{do(EffectReopen), audit("key-request.approved-by-policy"), notify("approved-by-policy")}),
+		effects{do(EffectReopen), record("key-request.approved-by-policy"), tell("approved-by-policy")}),
 	on(states{api.KeyDenied}, EventCompliesAgain, guards{rechecks, mayGrant, policyWaits, nowGood}, api.KeyPending,
-		effects{do(EffectReopen), audit("key-request.pending"), notify("approval-needed")}),
-	on(states{api.KeyRevoked}, EventPeriodOver, nil, api.KeyExpired, effects{audit("key-request.expired"), do(EffectClose)}),
+		effects{do(EffectReopen), record("key-request.pending"), tell("approval-needed")}),
+	on(states{api.KeyRevoked}, EventPeriodOver, nil, api.KeyExpired, effects{record("key-request.expired"), do(EffectClose)}),
 }
 
 // help tells the reader of a refusal what the event is for.
