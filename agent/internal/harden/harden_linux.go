@@ -1,0 +1,110 @@
+// Package harden makes the agent's process keep its secrets: nothing swapped, nothing dumped, no debugger without root.
+// Each measure reports whether it holds, so that status shows what the machine really gives.
+package harden
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+// memoryLimit is a soft limit for the Go heap. An agent needs a fraction of it; near it the collector works harder
+// instead of the process growing.
+const memoryLimit = 64 << 20
+
+// Measure is one property of the process.
+type Measure struct {
+	Name  string `json:"name"`
+	Holds bool   `json:"holds"`
+	// Detail says why it does not hold, or what it means.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Apply hardens the process and says what holds. It never fails: an agent that cannot lock memory still has to unlock
+// volumes, and says so.
+func Apply() []Measure {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // memory matters more here than the collector's share of a mostly idle CPU
+	}
+	return []Measure{
+		measure("no core dumps", noCore()),
+		measure("not dumpable", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)),
+		// On fault, because locking everything mapped would make the whole binary resident.
+		measure("memory not swapped", mlockall()),
+		measure("no reclaim into own volumes", ioFlusher()),
+	}
+}
+
+func measure(name string, err error) Measure {
+	if err != nil {
+		return Measure{Name: name, Detail: err.Error()}
+	}
+	return Measure{Name: name, Holds: true}
+}
+
+func noCore() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("set RLIMIT_CORE: %w", err)
+	}
+	return nil
+}
+
+func mlockall() error {
+	const onFault = 4 // MCL_ONFAULT, <asm-generic/mman.h>
+	if unix.Geteuid() != 0 {
+		var l unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil || l.Cur != math.MaxUint64 {
+			// With MCL_FUTURE and a small limit, every later allocation of the Go runtime would fail and end the process.
+			return errors.New("RLIMIT_MEMLOCK is limited; run as root or set LimitMEMLOCK=infinity")
+		}
+	}
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | onFault); err != nil {
+		return fmt.Errorf("mlockall: %w", err)
+	}
+	return nil
+}
+
+// ioFlusher reports whether the process was started by Reexec with PR_SET_IO_FLUSHER.
+func ioFlusher() error {
+	on, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0)
+	if err != nil {
+		return fmt.Errorf("PR_GET_IO_FLUSHER: %w; needs CAP_SYS_RESOURCE", err)
+	}
+	if on == 0 {
+		return errors.New("PR_SET_IO_FLUSHER is not set; needs CAP_SYS_RESOURCE")
+	}
+	return nil
+}
+
+// reexeced marks the second life of the process, so that there is no third.
+const reexeced = "KEYWARD_IO_FLUSHER"
+
+// Reexec marks the process as one that writes out the kernel's dirty pages (PR_SET_IO_FLUSHER), so that under memory
+// pressure the kernel never waits for the agent while the agent waits for memory. The mark belongs to a thread and is
+// inherited, so the program is executed again from a marked thread. It returns where the kernel refuses (no
+// CAP_SYS_RESOURCE) and in the second life.
+func Reexec() {
+	if os.Getenv(reexeced) != "" {
+		_ = os.Unsetenv(reexeced) // scripts are not the agent
+		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) != nil {
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return
+	}
+	// On failure the agent goes on with one marked thread, which harms nothing.
+	_ = unix.Exec(self, os.Args, append(os.Environ(), reexeced+"=1"))
+}

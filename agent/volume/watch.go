@@ -1,0 +1,119 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"keyward/broker/api"
+)
+
+// watcher waits for the broker's decision on one request.
+type watcher struct {
+	cancel  context.CancelFunc
+	request Request
+	// again marks a request whose key was given up: until the broker has taken note it still says Delivered.
+	again bool
+}
+
+// await starts to wait in the background, in place of an earlier wait.
+func (v *Volume) await() {
+	if v.watcher != nil {
+		v.watcher.cancel()
+	}
+	if v.request == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watcher{cancel: cancel, request: v.request, again: v.request == v.holder}
+	v.watcher = w
+	go w.watch(ctx, v)
+}
+
+// watch ends by posting Granted, Closed or Lapsed, or silently when it is cancelled.
+func (w *watcher) watch(ctx context.Context, v *Volume) {
+	var after int64
+	for failures := 0; ctx.Err() == nil; {
+		status, err := w.request.Status(ctx, after)
+		if errors.Is(err, ErrRequestGone) {
+			v.post(message{event: Lapsed, from: w, why: err.Error()})
+			return
+		}
+		if err != nil {
+			failures++
+			v.o.Logger.Debug("key request status", "error", err)
+			pause(ctx, v.o.Backoff(failures))
+			continue
+		}
+		failures = 0
+		if status.Version != after {
+			v.show(status)
+		}
+		after = status.Version
+		if m, over := w.judge(ctx, v, status); over {
+			if ctx.Err() != nil {
+				m.discard()
+				return
+			}
+			m.from = w
+			v.post(m)
+			return
+		}
+	}
+}
+
+// judge says whether a status ends the wait, and how.
+func (w *watcher) judge(ctx context.Context, v *Volume, s api.KeyRequestStatus) (message, bool) {
+	switch s.Status {
+	case api.KeyApproved:
+		for n := 1; ctx.Err() == nil; n++ {
+			g, err := w.request.Collect(ctx)
+			if err == nil {
+				return message{event: Granted, grant: g, why: s.Reason}, true
+			}
+			if errors.Is(err, ErrRequestGone) {
+				return message{event: Lapsed, why: err.Error()}, true
+			}
+			v.o.Logger.Warn("collecting the key failed, trying again", "request", s.Number, "error", err)
+			pause(ctx, v.o.Backoff(n))
+		}
+		return message{}, false
+	case api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored:
+		if w.again {
+			return message{}, false
+		}
+		return message{event: Lapsed, why: fmt.Sprintf("request %d counts as delivered, but the key did not arrive", s.Number)}, true
+	case api.KeyFailure:
+		return message{event: Closed, why: fmt.Sprintf("request %d failed: %s", s.Number, s.Reason)}, true
+	case api.KeyExpired:
+		why := fmt.Sprintf("request %d expired: %s", s.Number, s.Reason)
+		if w.again {
+			return message{event: Closed, why: why}, true // the period to comply again is over; a person asks anew
+		}
+		return message{event: Lapsed, why: why}, true
+	}
+	return message{}, false
+}
+
+// show publishes where the request stands: on the waiting machine people read number and reason.
+func (v *Volume) show(s api.KeyRequestStatus) {
+	v.mu.Lock()
+	v.snap.RequestID, v.snap.RequestNumber, v.snap.RequestStatus, v.snap.Integrity = s.ID, s.Number, s.Status, s.Integrity
+	if v.snap.State == Waiting || v.snap.State == Suspended || (v.snap.State == Locked && s.Reason != "") {
+		v.snap.Why = s.Reason
+	}
+	snap := v.snap
+	v.mu.Unlock()
+	v.o.Logger.Info("key request", "request", s.Number, "status", s.Status, "integrity", s.Integrity, "reason", s.Reason)
+	v.o.Changed(snap)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
