@@ -152,8 +152,14 @@ func (d *wireReader) begin(n int64) {
 	d.beforeBlock()
 	d.r, d.w = 0, 0
 	d.inPayload = true
-	if d.stall > 0 || d.draining.Load() {
-		d.setDeadline(d.stall+time.Duration(n)*(time.Second/slowestRate), drainGrace)
+	switch {
+	case d.draining.Load():
+		if !d.graced {
+			d.graced = true
+			d.setDeadline(0, drainGrace)
+		}
+	case d.stall > 0:
+		d.setDeadline(d.stall+time.Duration(n)*(time.Second/slowestRate), 0)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -73,19 +74,24 @@ func TestShutdown_waitsForAHalfSentRequest(t *testing.T) {
 	t.Parallel()
 	for _, first := range []int{10, requestHeaderSize, requestHeaderSize + 1000} {
 		dev := newTestDevice(1 << 20)
-		srv := newServer(t, Options{Exports: []Export{{Device: dev}}})
-		c := connect(t, srv).enter("", false)
+		srv := newServer(t, Options{})
+		// What has been written to a pipe has been read.
+		near, far := net.Pipe()
+		c := &client{t: t, conn: near, ended: make(chan error, 1)}
+		c.patience()
+		go func() { c.ended <- srv.ServeTransmission(t.Context(), far, &Export{Device: dev}) }()
 		request := append(requestBytes(cmdWrite, 0, 9, 0, 100<<10), pattern(100<<10, 7)...)
 		c.write(request[:first])
-		if first > requestHeaderSize {
-			eventually(t, "the header has been read", func() bool { return srv.Stats().BufferBytes > 0 })
-		} else {
-			// Whether the server has read the part is not visible; if it has not, it has nothing to answer.
-			time.Sleep(50 * time.Millisecond)
-		}
 		stopped := make(chan error, 1)
 		go func() { stopped <- srv.Shutdown(t.Context()) }()
-		time.Sleep(50 * time.Millisecond)
+		eventually(t, "the connection has been told to drain", func() bool {
+			srv.mu.Lock()
+			defer srv.mu.Unlock()
+			for l := range srv.links {
+				return l.session.rd.draining.Load()
+			}
+			return false
+		})
 		c.write(request[first:])
 		if a := c.receive(0); a.cookie != 9 || a.errno != OK {
 			t.Errorf("%d bytes sent before: %+v", first, a)
@@ -94,7 +100,37 @@ func TestShutdown_waitsForAHalfSentRequest(t *testing.T) {
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
+		if err := c.wait(); err != nil {
+			t.Error(err)
+		}
 		mustEqual(t, "the device", dev.content(0, 100<<10), pattern(100<<10, 7))
+	}
+}
+
+// A request whose rest never comes is given up after a grace; it was not promised anything.
+func TestShutdown_doesNotWaitForEver(t *testing.T) {
+	for _, sent := range []int{10, requestHeaderSize + 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			dev := newTestDevice(1 << 20)
+			dev.record = true
+			srv := newServer(t, Options{})
+			near, far := net.Pipe()
+			ended := make(chan error, 1)
+			go func() { ended <- srv.ServeTransmission(t.Context(), far, &Export{Device: dev}) }()
+			near.Write(append(requestBytes(cmdWrite, 0, 9, 0, 100<<10), make([]byte, 1000)...)[:sent])
+			start := time.Now()
+			if err := srv.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took != drainGrace {
+				t.Errorf("took %v, want %v", took, drainGrace)
+			}
+			<-ended
+			if log := dev.log(); len(log) != 0 {
+				t.Errorf("the device saw %q", log)
+			}
+			near.Close()
+		})
 	}
 }
 
