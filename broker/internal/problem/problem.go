@@ -115,10 +115,10 @@ func TooMany(after time.Duration) *Problem {
 	return p
 }
 
-// ClockSkew says that the two clocks differ by more than the broker accepts.
-func ClockSkew(now time.Time, limit time.Duration) *Problem {
+// ClockSkew says that the two clocks differ by more than the five minutes that the broker accepts.
+func ClockSkew(now time.Time) *Problem {
 	p := New(http.StatusUnprocessableEntity, "clock-skew", "The clocks differ",
-		fmt.Sprintf("The machine's clock and the broker's differ by more than %s; the broker's time is %s.", limit, now.UTC().Format(time.RFC3339)),
+		fmt.Sprintf("The machine's clock and the broker's differ by more than five minutes; the broker's time is %s.", now.UTC().Format(time.RFC3339)),
 		"Set the machine's clock, for example with an NTP client, and try again.")
 	t := now.UTC()
 	p.Time = &t
