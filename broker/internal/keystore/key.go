@@ -1,0 +1,98 @@
+// Package keystore holds the key hierarchy (SP 800-57): a root key from a provider wraps one KEK per account, which
+// wraps the DEK of each device. Wrapping is AES-256-GCM with a random nonce, and the associated data is the identity of
+// the row that keeps the result, so a wrapped key copied into another row or tenant does not open.
+//
+// The package is pure but for the files of its root providers: the rows are the caller's.
+package keystore
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+)
+
+const redacted = "REDACTED"
+
+// Key is a secret in plain form. Copies share the bytes, so one Wipe wipes them all. Nothing that prints or encodes a
+// Key shows it.
+type Key struct {
+	// Behind a pointer, because fmt prints the bytes of an unexported field of somebody's struct without asking String.
+	secret *secret
+}
+
+type secret struct{ bytes []byte }
+
+// KeyOf makes a Key of b and takes ownership: the caller must not use b any more.
+func KeyOf(b []byte) Key { return Key{&secret{b}} }
+
+func randomKey(n int) Key {
+	b := make([]byte, n)
+	rand.Read(b) // never fails; crashes the program if the system has no randomness
+	return KeyOf(b)
+}
+
+// Bytes are the secret bytes, owned by the Key and zero after Wipe.
+func (k Key) Bytes() []byte {
+	if k.secret == nil {
+		return nil
+	}
+	return k.secret.bytes
+}
+
+// Len is the length in bytes.
+func (k Key) Len() int { return len(k.Bytes()) }
+
+// Wipe zeroes the key in memory. The zero Key may be wiped.
+func (k Key) Wipe() {
+	clear(k.Bytes())
+	runtime.KeepAlive(k.secret)
+}
+
+// String says REDACTED.
+func (Key) String() string { return redacted }
+
+// GoString says REDACTED.
+func (Key) GoString() string { return redacted }
+
+// Format says REDACTED for every verb.
+func (Key) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+
+// LogValue says REDACTED.
+func (Key) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+var errEncode = errors.New("keystore: a key is never encoded: wrap, seal or export it")
+
+// MarshalJSON refuses.
+func (Key) MarshalJSON() ([]byte, error) { return nil, errEncode }
+
+// MarshalText refuses.
+func (Key) MarshalText() ([]byte, error) { return nil, errEncode }
+
+// MarshalBinary refuses.
+func (Key) MarshalBinary() ([]byte, error) { return nil, errEncode }
+
+// VolumeKeyBytes is the length of the volume key of an AES key size: AES-XTS takes two keys (IEEE 1619).
+func VolumeKeyBytes(bits int) (int, error) {
+	switch bits {
+	case 128, 192, 256:
+		return 2 * bits / 8, nil
+	}
+	return 0, fmt.Errorf("keystore: %d is not an AES key size: choose 128, 192 or 256 bits", bits)
+}
+
+// newVolumeKey makes a volume key whose two halves differ, as SP 800-38E wants.
+func newVolumeKey(bits int) (Key, error) {
+	n, err := VolumeKeyBytes(bits)
+	if err != nil {
+		return Key{}, err
+	}
+	key := randomKey(n)
+	if bytes.Equal(key.Bytes()[:n/2], key.Bytes()[n/2:]) {
+		return Key{}, errors.New("keystore: the system's random numbers repeat: stop and repair the machine")
+	}
+	return key, nil
+}
