@@ -1,0 +1,146 @@
+// Package facts collects what a machine can say of itself, one collector per fact, as evidence for a policy (RFC 9334).
+// Everything here is self-reported: the grade says so beside every value. A fact that cannot be collected says why, and a
+// rule on it fails.
+package facts
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"keyward/broker/api"
+)
+
+// Access types of a device, the values of api.FactAccessType.
+const (
+	ReadOnly  = "read-only"
+	ReadWrite = "read-write"
+)
+
+// Sources are what the collectors read.
+type Sources struct {
+	// Root is the folder that holds etc, usr and proc; empty means /.
+	Root string
+	// Clock gives the time of each fact; nil means time.Now.
+	Clock func() time.Time
+	// Machine is the machine word of uname(2), such as "x86_64"; empty asks the kernel.
+	Machine string
+	// AgentVersion is the version of this agent, dotted.
+	AgentVersion string
+	// Location and UserData are what the provider said of the instance, Provider its name.
+	Location, UserData, Provider string
+	// Device is the device that a key is asked for; nil where the evidence is of the machine alone.
+	Device *Device
+}
+
+// Device is what the agent will do with a device, or does.
+type Device struct {
+	MountPoint string
+	ReadOnly   bool
+}
+
+func (s Sources) path(elem ...string) string {
+	root := s.Root
+	if root == "" {
+		root = "/"
+	}
+	return filepath.Join(append([]string{root}, elem...)...)
+}
+
+// collector reads one fact. It returns no values and a nil error for an empty set.
+type collector struct {
+	name    api.FactName
+	source  string
+	collect func(context.Context, Sources) ([]string, error)
+}
+
+// collectors of the machine, in the order in which they appear in the evidence.
+var collectors = []collector{
+	{api.FactGuestOS, "agent build", guestOS},
+	{api.FactArchitecture, "uname machine", architecture},
+	{api.FactHostName, "procfs sys/kernel/hostname", hostName},
+	{api.FactKernelVersion, "procfs sys/kernel/osrelease", kernelVersion},
+	{api.FactOSVersion, "os-release VERSION_ID", osVersion},
+	{api.FactOSName, "os-release PRETTY_NAME", osName},
+	{api.FactTCPPorts, "procfs net/tcp, tcp6", tcpPorts},
+	{api.FactUDPPorts, "procfs net/udp, udp6", udpPorts},
+	{api.FactLocation, "provider", location},
+	{api.FactUserData, "provider", userData},
+	{api.FactAgentVersion, "agent build", agentVersion},
+}
+
+// deviceCollectors are those of one device.
+var deviceCollectors = []collector{
+	{api.FactMountPoint, "agent configuration", mountPoint},
+	{api.FactAccessType, "agent configuration", accessType},
+}
+
+// Collect runs every collector and returns the evidence for the broker's nonce, which is empty on heartbeats. It always
+// returns one fact per collector.
+func Collect(ctx context.Context, src Sources, nonce string) api.Evidence {
+	if src.Clock == nil {
+		src.Clock = time.Now
+	}
+	all := collectors
+	if src.Device != nil {
+		all = append(all[:len(all):len(all)], deviceCollectors...)
+	}
+	ev := api.Evidence{Nonce: nonce, Facts: make([]api.Fact, 0, len(all))}
+	for _, c := range all {
+		ev.Facts = append(ev.Facts, c.fact(ctx, src))
+	}
+	ev.CollectedAt = src.Clock().UTC()
+	return ev
+}
+
+func (c collector) fact(ctx context.Context, src Sources) api.Fact {
+	f := api.Fact{Name: c.name, Values: []string{}, Source: c.source, Grade: api.GradeSelfReported, At: src.Clock().UTC()}
+	if c.source == "provider" && src.Provider != "" {
+		f.Source = "provider " + src.Provider
+	}
+	values, err := c.collect(ctx, src)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		f.Missing = err.Error()
+		return f
+	}
+	if values != nil {
+		f.Values = values
+	}
+	return f
+}
+
+var errNotConfigured = errors.New("the provider does not give it and it is not configured")
+
+// scalar is a fact of one value that must not be empty.
+func scalar(v string, whenEmpty error) ([]string, error) {
+	if v == "" {
+		return nil, whenEmpty
+	}
+	return []string{v}, nil
+}
+
+func location(_ context.Context, s Sources) ([]string, error) {
+	return scalar(s.Location, errNotConfigured)
+}
+func userData(_ context.Context, s Sources) ([]string, error) {
+	return scalar(s.UserData, errNotConfigured)
+}
+
+func agentVersion(_ context.Context, s Sources) ([]string, error) {
+	return scalar(s.AgentVersion, errors.New("this agent was built without a version"))
+}
+
+func mountPoint(_ context.Context, s Sources) ([]string, error) {
+	return scalar(s.Device.MountPoint, errors.New("the device has no mount point; configure one"))
+}
+
+func accessType(_ context.Context, s Sources) ([]string, error) {
+	if s.Device.ReadOnly {
+		return []string{ReadOnly}, nil
+	}
+	return []string{ReadWrite}, nil
+}
