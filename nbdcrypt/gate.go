@@ -1,0 +1,124 @@
+package nbdcrypt
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"keyward/nbdcrypt/blockdev"
+)
+
+// The states that Status reports.
+const (
+	StatusOpen       = "open"
+	StatusSuspending = "suspending"
+	StatusSuspended  = "suspended"
+	StatusClosed     = "closed"
+)
+
+// gate lets requests through while the volume is open, makes them wait while it is suspended, and turns them away once
+// it is closed. Whoever changes the state waits until the requests inside have left.
+type gate struct {
+	mu     sync.Mutex
+	change *sync.Cond // of state or inside
+	state  string
+	inside int
+}
+
+func newGate() *gate {
+	g := &gate{state: StatusOpen}
+	g.change = sync.NewCond(&g.mu)
+	return g
+}
+
+func (g *gate) enter() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.state == StatusSuspending || g.state == StatusSuspended {
+		g.change.Wait()
+	}
+	if g.state == StatusClosed {
+		return blockdev.ErrClosed
+	}
+	g.inside++
+	return nil
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.inside--; g.inside == 0 && g.state != StatusOpen {
+		g.change.Broadcast()
+	}
+}
+
+// suspend stops new requests, waits until those inside have left and runs drained with nobody inside.
+func (g *gate) suspend(drained func() error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.state == StatusSuspending {
+		g.change.Wait()
+	}
+	switch g.state {
+	case StatusSuspended:
+		return nil
+	case StatusClosed:
+		return blockdev.ErrClosed
+	}
+	g.state = StatusSuspending
+	for g.inside > 0 {
+		g.change.Wait()
+	}
+	g.mu.Unlock()
+	err := drained()
+	g.mu.Lock()
+	g.state = StatusSuspended
+	g.change.Broadcast()
+	return err
+}
+
+// resume runs ready while still nobody is inside, and lets requests through if it succeeds.
+func (g *gate) resume(ready func() error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch g.state {
+	case StatusSuspended:
+	case StatusClosed:
+		return blockdev.ErrClosed
+	default:
+		return fmt.Errorf("the volume is %s: %w", g.state, errNotSuspended)
+	}
+	if err := ready(); err != nil {
+		return err
+	}
+	g.state = StatusOpen
+	g.change.Broadcast()
+	return nil
+}
+
+var errNotSuspended = errors.New("only a suspended volume can be resumed")
+
+// close turns away waiting and new requests, waits until those inside have left and runs drained. It reports false, and
+// runs nothing, if the gate was closed already.
+func (g *gate) close(drained func() error) (first bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.state == StatusSuspending { // its drained still uses the key and the device
+		g.change.Wait()
+	}
+	if g.state == StatusClosed {
+		return false, nil
+	}
+	g.state = StatusClosed
+	g.change.Broadcast()
+	for g.inside > 0 {
+		g.change.Wait()
+	}
+	return true, drained()
+}
+
+func (g *gate) status() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state
+}
