@@ -1,0 +1,141 @@
+package client
+
+import (
+	"bytes"
+	"crypto/hpke"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"keyward/broker/api"
+)
+
+// DeliverySuite is the HPKE suite (RFC 9180) of every key delivery: MLKEM768-X25519 as of draft-ietf-hpke-pq, so a
+// recording of today's traffic stays closed to tomorrow's quantum computer, with HKDF-SHA256 and AES-256-GCM.
+func DeliverySuite() (hpke.KEM, hpke.KDF, hpke.AEAD) {
+	return hpke.MLKEM768X25519(), hpke.HKDFSHA256(), hpke.AES256GCM()
+}
+
+// ErrDelivery says that a delivery is not the one that was asked for, or was changed on the way.
+var ErrDelivery = errors.New("the delivered key is refused")
+
+const (
+	encapsulatedBytes = 1120 // ML-KEM-768 ciphertext and X25519 share
+	maxBinding        = 4096
+	tagBytes          = 16
+)
+
+// DeliveryKey is the private half of one request's HPKE key. It opens what is sealed to PublicKey; make a fresh one for
+// every request.
+type DeliveryKey struct {
+	private hpke.PrivateKey
+	public  []byte
+}
+
+// NewDeliveryKey makes a fresh key.
+func NewDeliveryKey() (*DeliveryKey, error) {
+	kem, _, _ := DeliverySuite()
+	private, err := kem.GenerateKey()
+	if err != nil {
+		return nil, fmt.Errorf("making the key of a key request: %w", err)
+	}
+	return &DeliveryKey{private, private.PublicKey().Bytes()}, nil
+}
+
+// PublicKey is what goes into the request.
+func (k *DeliveryKey) PublicKey() []byte { return bytes.Clone(k.public) }
+
+// String says REDACTED.
+func (k *DeliveryKey) String() string { return "REDACTED" }
+
+// GoString says REDACTED.
+func (k *DeliveryKey) GoString() string { return "REDACTED" }
+
+// LogValue says REDACTED.
+func (k *DeliveryKey) LogValue() slog.Value { return slog.StringValue("REDACTED") }
+
+// Open returns the volume key of a delivery, which the caller owns and wipes. It refuses, with an error that wraps
+// ErrDelivery, a delivery whose binding differs from want in any field: another account, request, device, instance or
+// nonce. want.LeaseSeconds 0 takes the broker's lease as it is. Open may be called again after a lost answer.
+func (k *DeliveryKey) Open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte, error) {
+	key, err := k.open(d, want)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w: ask for the key again; if it happens twice, check what stands between this machine and the broker", ErrDelivery, err)
+	}
+	return key, nil
+}
+
+func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte, error) {
+	got, err := parseBinding(d.Binding)
+	if err != nil {
+		return nil, err
+	}
+	if err := compareBinding(got, want); err != nil {
+		return nil, err
+	}
+	if d.LeaseSeconds != got.LeaseSeconds {
+		return nil, fmt.Errorf("its lease of %d s is not the %d s that the key is bound to", d.LeaseSeconds, got.LeaseSeconds)
+	}
+	if len(d.EncapsulatedKey) != encapsulatedBytes {
+		return nil, fmt.Errorf("its encapsulation has %d bytes, not %d", len(d.EncapsulatedKey), encapsulatedBytes)
+	}
+	keyBytes := len(d.SealedKey) - tagBytes
+	if keyBytes != 32 && keyBytes != 48 && keyBytes != 64 {
+		return nil, fmt.Errorf("a sealed key of %d bytes is no volume key", len(d.SealedKey))
+	}
+	if bits := d.Volume.KeyBits; bits != 0 && bits != keyBytes*8/2 {
+		return nil, fmt.Errorf("it holds an AES-%d-XTS key, and its volume record says %d bits", keyBytes*8/2, bits)
+	}
+	_, kdf, aead := DeliverySuite()
+	recipient, err := hpke.NewRecipient(d.EncapsulatedKey, k.private, kdf, aead, []byte(api.HPKEInfo))
+	if err != nil {
+		return nil, fmt.Errorf("its encapsulation does not open: %w", err)
+	}
+	key, err := recipient.Open(d.Binding, d.SealedKey)
+	if err != nil {
+		return nil, fmt.Errorf("it is not sealed to this request: %w", err)
+	}
+	return key, nil
+}
+
+// parseBinding reads a binding and accepts only its canonical encoding, so that no two byte strings mean the same.
+func parseBinding(data []byte) (api.DeliveryBinding, error) {
+	if len(data) > maxBinding {
+		return api.DeliveryBinding{}, fmt.Errorf("its binding has %d bytes, at most %d are expected", len(data), maxBinding)
+	}
+	var b api.DeliveryBinding
+	if err := json.Unmarshal(data, &b); err != nil {
+		return api.DeliveryBinding{}, fmt.Errorf("its binding cannot be read: %w", err)
+	}
+	if canonical, err := json.Marshal(b); err != nil || !bytes.Equal(canonical, data) {
+		return api.DeliveryBinding{}, errors.New("its binding is not in canonical form")
+	}
+	return b, nil
+}
+
+func compareBinding(got, want api.DeliveryBinding) error {
+	fields := []struct{ name, got, want string }{
+		{"purpose", got.Purpose, want.Purpose},
+		{"account", got.AccountID, want.AccountID},
+		{"request", got.RequestID, want.RequestID},
+		{"device", got.DeviceID, want.DeviceID},
+		{"instance", got.InstanceID, want.InstanceID},
+		{"nonce", got.Nonce, want.Nonce},
+	}
+	for _, f := range fields {
+		if f.want == "" {
+			return fmt.Errorf("no %s was given to compare it with", f.name)
+		}
+		if f.got != f.want {
+			return fmt.Errorf("it is bound to another %s (%.64q, asked for %q)", f.name, f.got, f.want)
+		}
+	}
+	if want.LeaseSeconds != 0 && got.LeaseSeconds != want.LeaseSeconds {
+		return fmt.Errorf("it is bound to a lease of %d s, asked for %d s", got.LeaseSeconds, want.LeaseSeconds)
+	}
+	if got.LeaseSeconds <= 0 {
+		return fmt.Errorf("it has a lease of %d s", got.LeaseSeconds)
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package keystore
+
+import (
+	"crypto/hpke"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"keyward/broker/api"
+	"keyward/broker/client"
+)
+
+// The purposes of a delivery.
+const (
+	PurposeKeyRequest = "key-request"
+	PurposeEncryptJob = "encrypt-job"
+)
+
+// ErrPublicKey says that an agent's public key cannot be sealed to.
+var ErrPublicKey = errors.New("the public key is not an MLKEM768-X25519 key: update the agent")
+
+// CheckPublicKey refuses, with ErrPublicKey, what SealFor could not seal to, so that a request fails when it is made and
+// not when it is approved.
+func CheckPublicKey(publicKey []byte) error {
+	_, err := parsePublicKey(publicKey)
+	return err
+}
+
+func parsePublicKey(publicKey []byte) (hpke.PublicKey, error) {
+	kem, _, _ := client.DeliverySuite()
+	key, err := kem.NewPublicKey(publicKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", ErrPublicKey, err)
+	}
+	return key, nil
+}
+
+// SealFor seals a device key to the public key of one request. Of the delivery it fills Binding, EncapsulatedKey,
+// SealedKey and LeaseSeconds; Volume and Device are the caller's to add. Every field of the binding is needed, and the
+// plain key exists only inside this call.
+func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d DeviceKey) (api.KeyDelivery, error) {
+	if err := checkBinding(b, d); err != nil {
+		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
+	}
+	public, err := parsePublicKey(publicKey)
+	if err != nil {
+		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
+	}
+	binding, err := json.Marshal(b)
+	if err != nil {
+		return api.KeyDelivery{}, err
+	}
+	key, err := OpenDeviceKey(root, a, d)
+	if err != nil {
+		return api.KeyDelivery{}, err
+	}
+	defer key.Wipe()
+	_, kdf, aead := client.DeliverySuite()
+	encapsulated, sender, err := hpke.NewSender(public, kdf, aead, []byte(api.HPKEInfo))
+	if err != nil {
+		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
+	}
+	sealed, err := sender.Seal(binding, key.Bytes())
+	if err != nil {
+		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
+	}
+	return api.KeyDelivery{Binding: binding, EncapsulatedKey: encapsulated, SealedKey: sealed, LeaseSeconds: b.LeaseSeconds}, nil
+}
+
+func checkBinding(b api.DeliveryBinding, d DeviceKey) error {
+	switch {
+	case b.Purpose != PurposeKeyRequest && b.Purpose != PurposeEncryptJob:
+		return fmt.Errorf("%q is no purpose of a delivery", b.Purpose)
+	case b.AccountID != d.AccountID || b.DeviceID != d.DeviceID:
+		return fmt.Errorf("the delivery is for device %s of account %s", b.DeviceID, b.AccountID)
+	case b.AccountID == "" || b.DeviceID == "" || b.RequestID == "" || b.InstanceID == "" || b.Nonce == "":
+		return errors.New("a delivery is bound to account, device, request, instance and nonce, and one is missing")
+	case b.LeaseSeconds <= 0:
+		return fmt.Errorf("a lease of %d s cannot be delivered", b.LeaseSeconds)
+	}
+	return nil
+}
