@@ -5,6 +5,7 @@ package discover
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 )
 
@@ -139,6 +140,24 @@ func Probe(r io.ReaderAt, size int64) (Contents, error) {
 	c.Empty = rd.blank()
 	if rd.err != nil {
 		return Contents{}, fmt.Errorf("probe: %w", rd.err)
+	}
+	return c, nil
+}
+
+// ProbeFile says what a device node or file holds.
+func ProbeFile(path string) (Contents, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Contents{}, fmt.Errorf("probe: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return Contents{}, fmt.Errorf("probe %s: find its size: %w", path, err)
+	}
+	c, err := Probe(f, size)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
 }

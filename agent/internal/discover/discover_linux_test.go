@@ -2,6 +2,7 @@ package discover
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -268,4 +269,39 @@ func TestDevices_ofThisMachine(t *testing.T) {
 			t.Errorf("incomplete: %+v", d)
 		}
 	}
+}
+
+func TestProbe_loopDeviceWithLVM(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for a loop device")
+	}
+	img := image(t, 16<<20)
+	out, err := exec.Command("losetup", "--find", "--show", img).Output()
+	if err != nil {
+		t.Skipf("needs losetup and a free loop device: %v", err)
+	}
+	dev := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if err := exec.Command("losetup", "-d", dev).Run(); err != nil {
+			t.Error(err)
+		}
+	})
+	tool(t, "", "pvcreate", "-qq", "-y", "--config", `devices { use_devicesfile=0 filter=["a|`+dev+`|","r|.*|"] }`, dev)
+	c, err := ProbeFile(dev)
+	if err != nil || len(c.Found) != 1 || c.Found[0].Type != "LVM PV" || c.Found[0].Offset != 512 || len(c.Found[0].UUID) != 32 {
+		t.Errorf("found %+v, %v", c, err)
+	}
+	devices, err := Devices(t.Context(), Sources{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range devices {
+		if d.Path == dev {
+			if d.Kind != KindLoop || d.Size != 16<<20 || !d.Contents.Has("LVM PV") || d.SectorSize != 512 {
+				t.Errorf("listed as %+v", d)
+			}
+			return
+		}
+	}
+	t.Errorf("%s is not listed", dev)
 }

@@ -2,8 +2,6 @@ package discover
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -78,7 +76,7 @@ func Devices(ctx context.Context, src Sources) ([]Device, error) {
 			return nil, err
 		}
 		d := t.nodes[n]
-		d.Contents, d.ProbeError = probePath(d.Path, d.Size)
+		d.Contents, d.ProbeError = probePath(d.Path)
 	}
 	if err := t.markUse(); err != nil {
 		return nil, err
@@ -91,31 +89,9 @@ func Devices(ctx context.Context, src Sources) ([]Device, error) {
 	return out, nil
 }
 
-// ProbeFile says what a device node or file holds.
-func ProbeFile(path string) (Contents, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Contents{}, fmt.Errorf("probe: %w", err)
-	}
-	defer f.Close()
-	size, err := f.Seek(0, 2)
-	if err != nil {
-		return Contents{}, fmt.Errorf("probe %s: find its size: %w", path, err)
-	}
-	c, err := Probe(f, size)
-	if err != nil {
-		return c, fmt.Errorf("%s: %w", path, err)
-	}
-	return c, nil
-}
-
-func probePath(path string, size int64) (Contents, string) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Contents{}, err.Error()
-	}
-	defer f.Close()
-	c, err := Probe(f, size)
+// probePath is for the listing, which goes on when one device cannot be read.
+func probePath(path string) (Contents, string) {
+	c, err := ProbeFile(path)
 	if err != nil {
 		return Contents{}, err.Error()
 	}
