@@ -1,0 +1,101 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// AccountKey is the account's wrapped KEK.
+func AccountKey(t *store.Tenant) (keystore.AccountKey, error) {
+	a, err := store.Global[store.Account](t.Tx()).Get(t.AccountID())
+	if err != nil {
+		return keystore.AccountKey{}, fmt.Errorf("reading the account's key: %w", err)
+	}
+	return keystore.AccountKey{AccountID: a.ID, Generation: a.KeyGeneration, RootKeyID: a.RootKeyID, Wrapped: a.WrappedKey}, nil
+}
+
+// WrappedKey is a row in the form that the key store takes.
+func WrappedKey(k store.DeviceKey) keystore.DeviceKey {
+	return keystore.DeviceKey{AccountID: k.AccountID, DeviceID: k.DeviceID, Bits: k.Bits, Generation: k.Generation, Wrapped: k.Wrapped}
+}
+
+// NewKey makes and stores the next key of a device.
+func NewKey(t *store.Tenant, root keystore.Root, d store.Device) (store.DeviceKey, error) {
+	account, err := AccountKey(t)
+	if err != nil {
+		return store.DeviceKey{}, err
+	}
+	generation := int64(1)
+	if last, err := CurrentKey(t, d.ID); err == nil {
+		generation = last.Generation + 1
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return store.DeviceKey{}, err
+	}
+	k, err := keystore.NewDeviceKey(root, account, d.ID, d.KeyBits, generation)
+	if err != nil {
+		return store.DeviceKey{}, fmt.Errorf("making a key for device %q: %w", d.Name, err)
+	}
+	row := store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Generation: k.Generation, Wrapped: k.Wrapped}
+	return row, store.In[store.DeviceKey](t).Insert(&row)
+}
+
+// CopyConfiguration gives a clone the configuration, the volume record and the key of the device that it was made from.
+// The volume record keeps naming the source, because the clone's header on disk does.
+func (s *Service) CopyConfiguration(ctx context.Context, p tenant.Principal, id, sourceID string) error {
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		d, err := device(t, id)
+		if err != nil {
+			return err
+		}
+		source, err := device(t, sourceID)
+		if err != nil {
+			return err
+		}
+		key, err := CurrentKey(t, sourceID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		has := err == nil && source.Volume != nil && source.ID != d.ID
+		if has && source.Size > d.Size {
+			return problem.Invalid("source_id", fmt.Sprintf("device %q is larger than %q, so this is no clone of it", source.Name, d.Name))
+		}
+		if has {
+			d.Platform, d.FileSystem, d.MountPoint, d.Access, d.KeyBits = source.Platform, source.FileSystem, source.MountPoint, source.Access, source.KeyBits
+			d.Volume = source.Volume
+		}
+		if _, err := Move(t, p, &d, ConfigurationCopied, Ctx{Single: d.RAIDSetID == "", SourceHasKey: has}, ""); err != nil {
+			return err
+		}
+		if err := s.copyKey(t, key, d.ID); err != nil {
+			return err
+		}
+		s.publish(t, feed.TopicDevices, feed.Instance(d.InstanceID))
+		return nil
+	})
+}
+
+// copyKey wraps the source's volume key for the clone's row.
+func (s *Service) copyKey(t *store.Tenant, source store.DeviceKey, cloneID string) error {
+	account, err := AccountKey(t)
+	if err != nil {
+		return err
+	}
+	key, err := keystore.OpenDeviceKey(s.Root, account, WrappedKey(source))
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	k, err := keystore.WrapDeviceKey(s.Root, account, keystore.DeviceKey{AccountID: t.AccountID(), DeviceID: cloneID, Bits: source.Bits, Generation: 1}, key)
+	if err != nil {
+		return err
+	}
+	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: cloneID, Bits: k.Bits, Generation: k.Generation, Wrapped: k.Wrapped})
+}
