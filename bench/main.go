@@ -32,6 +32,7 @@ var benchmarks = []struct {
 	run  func(context.Context, options) error
 }{
 	{"xts", benchXTS},
+	{"nbd", benchNBD},
 }
 
 func main() {
@@ -50,6 +51,13 @@ func main() {
 		os.Exit(2)
 	}
 	name := os.Args[1]
+	if name == "serve" && len(os.Args) == 5 {
+		if err := serve(os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench serve:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flags.Parse(os.Args[2:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
