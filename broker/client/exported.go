@@ -108,8 +108,8 @@ func (e Exported) String() string {
 	return fmt.Sprintf("exported key of device %s (%s)", e.DeviceID, e.Name)
 }
 
-// GoString leaves the key out.
-func (e Exported) GoString() string { return e.String() }
+// Format leaves the key out, whatever the verb.
+func (e Exported) Format(f fmt.State, _ rune) { io.WriteString(f, e.String()) }
 
 // MarshalJSON refuses.
 func (Exported) MarshalJSON() ([]byte, error) {
@@ -137,6 +137,12 @@ func OpenExported(r io.Reader, passphrase string) (Exported, error) {
 		return Exported{}, fmt.Errorf("opening exported key of device %q: %w", f.Device.ID, err)
 	}
 	return e, nil
+}
+
+// ReadExport reads an export file without opening it, and refuses what OpenExported would refuse before it derives a key.
+func ReadExport(data []byte) (ExportFile, error) {
+	f, err := parseExport(data)
+	return f.ExportFile, err
 }
 
 // parsedExport is an export file with every length and parameter checked.

@@ -78,8 +78,8 @@ func (e *Exporter) XML(info ExportInfo, key Key) ([]byte, error) {
 		return nil, fmt.Errorf("exporting the key of device %s: %w", info.DeviceID, err)
 	}
 	// An export may be all that is left one day: what was written must read back as what the key is bound to.
-	var back client.ExportFile
-	if err := xml.Unmarshal(out, &back); err != nil || !bytes.Equal(back.AAD(), f.AAD()) || back.Key != f.Key {
+	back, err := client.ReadExport(out)
+	if err != nil || !bytes.Equal(back.AAD(), f.AAD()) || back.Key != f.Key {
 		return nil, errors.Join(fmt.Errorf("exporting the key of device %s: the file does not read back as it was written: rename the device", info.DeviceID), err)
 	}
 	return append([]byte(xml.Header), append(out, '\n')...), nil
