@@ -78,7 +78,7 @@ func New(d api.AssignedDevice, disk string, o Options) *Volume {
 		o.LeaseCheck = 5 * time.Second
 	}
 	if o.Backoff == nil {
-		o.Backoff = backoff
+		o.Backoff = Backoff
 	}
 	if o.Changed == nil {
 		o.Changed = func(Snapshot) {}
@@ -91,8 +91,8 @@ func New(d api.AssignedDevice, disk string, o Options) *Volume {
 	return v
 }
 
-// backoff doubles from one second to a minute, with jitter.
-func backoff(n int) time.Duration {
+// Backoff doubles from one second to a minute, with jitter.
+func Backoff(n int) time.Duration {
 	full := time.Second << min(max(n-1, 0), 6)
 	full = min(full, time.Minute)
 	return full/2 + rand.N(full/2+1)

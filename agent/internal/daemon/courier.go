@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"keyward/agent/identity"
+	"keyward/agent/volume"
+	"keyward/broker/api"
+	"keyward/broker/client"
+	"keyward/nbdcrypt/keymem"
+)
+
+// statusWait is how long the broker may hold a status back.
+const statusWait = 50 * time.Second
+
+// courier implements volume.Courier over the broker's interface.
+type courier struct {
+	broker   Broker
+	link     *link
+	outbox   *outbox
+	id       *identity.Identity
+	evidence func(ctx context.Context, nonce, deviceID string) api.Evidence
+	boottime func() time.Duration
+	now      func() time.Time
+}
+
+// File implements volume.Courier.
+func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, error) {
+	nonce, err := c.broker.Nonce(ctx)
+	if c.link.saw(err) != nil {
+		return nil, fmt.Errorf("ask for a challenge: %w", err)
+	}
+	key, err := client.NewDeliveryKey()
+	if err != nil {
+		return nil, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
+	}
+	status, err := c.broker.Request(ctx, api.KeyRequest{DeviceID: deviceID, Nonce: nonce.Nonce, PublicKey: key.PublicKey(),
+		Evidence: c.evidence(ctx, nonce.Nonce, deviceID), Time: c.now().UTC()})
+	if c.link.saw(err) != nil {
+		return nil, fmt.Errorf("ask for the key: %w", err)
+	}
+	r := &request{courier: c, id: status.ID, deviceID: deviceID, nonce: nonce.Nonce}
+	r.key.Store(key)
+	return r, nil
+}
+
+// request implements volume.Request.
+type request struct {
+	*courier
+	id, deviceID, nonce string
+	// key goes when the request is replaced, which may be while a collection is still on its way.
+	key atomic.Pointer[client.DeliveryKey]
+}
+
+// ID implements volume.Request.
+func (r *request) ID() string { return r.id }
+
+// Status implements volume.Request.
+func (r *request) Status(ctx context.Context, after int64) (api.KeyRequestStatus, error) {
+	wait := statusWait
+	if after == 0 {
+		wait = 0
+	}
+	s, err := r.broker.RequestStatus(ctx, r.id, wait, after)
+	if r.link.saw(err) != nil && endedByBroker(err) {
+		return s, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
+	}
+	return s, err
+}
+
+// Collect implements volume.Request.
+func (r *request) Collect(ctx context.Context) (*volume.Grant, error) {
+	private := r.key.Load()
+	if private == nil {
+		return nil, fmt.Errorf("%w: it was replaced by a newer one", volume.ErrRequestGone)
+	}
+	sent := r.boottime()
+	d, err := r.broker.Delivery(ctx, r.id, api.DeliveryRequest{PublicKey: private.PublicKey()})
+	if r.link.saw(err) != nil {
+		if endedByBroker(err) {
+			return nil, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
+		}
+		return nil, err
+	}
+	if d.LeaseSeconds <= 0 {
+		return nil, fmt.Errorf("%w: the delivery has no lease; refused", volume.ErrRequestGone)
+	}
+	key, err := openDelivery(private, d, api.DeliveryBinding{Purpose: "key-request", AccountID: r.courier.id.AccountID, RequestID: r.id,
+		DeviceID: r.deviceID, InstanceID: r.courier.id.InstanceID, Nonce: r.nonce, LeaseSeconds: d.LeaseSeconds})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
+	}
+	return &volume.Grant{Key: key, LeaseEnd: sent + time.Duration(d.LeaseSeconds)*time.Second, Device: d.Device, Volume: d.Volume}, nil
+}
+
+// Report implements volume.Request.
+func (r *request) Report(e api.RequestEvent) { r.outbox.put(r.id, e) }
+
+// Forget implements volume.Request.
+func (r *request) Forget() { r.key.Store(nil) }
+
+// openDelivery moves a sealed key into protected memory; no copy of it stays anywhere else.
+func openDelivery(private *client.DeliveryKey, d api.KeyDelivery, want api.DeliveryBinding) (*keymem.Key, error) {
+	plain, err := private.Open(d, want)
+	if err != nil {
+		return nil, fmt.Errorf("open the delivered key: %w", err)
+	}
+	key, err := keymem.FromBytes(plain) // wipes plain, also on error
+	if err != nil {
+		return nil, fmt.Errorf("keep the delivered key: %w", err)
+	}
+	return key, nil
+}

@@ -1,0 +1,228 @@
+// Package daemon is the running agent: it shows the machine to its broker, asks for keys, carries out what the broker
+// wants, and gives every key up when its lease ends.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"keyward/agent/identity"
+	"keyward/agent/internal/attach"
+	"keyward/agent/internal/config"
+	"keyward/agent/internal/control"
+	"keyward/agent/internal/harden"
+	"keyward/agent/internal/script"
+	"keyward/agent/internal/unlock"
+	"keyward/agent/provider"
+	"keyward/agent/volume"
+	"keyward/broker/api"
+	"keyward/broker/client"
+)
+
+// stopWait bounds the graceful stop: teardown scripts, unmounting, the last reports.
+const stopWait = 5 * time.Minute
+
+// Options of a daemon. Only Config, Version and Logger are needed; tests set the rest.
+type Options struct {
+	Config  config.Config
+	Version string
+	Logger  *slog.Logger
+	// Harden applies process-wide measures. Tests leave it nil, because they are one process with many daemons.
+	Harden func() []harden.Measure
+	// Boottime, Now, LeaseCheck, Backoff, DeviceCheck: the clocks and paces; zero values mean the real ones.
+	Boottime    func() time.Duration
+	Now         func() time.Time
+	LeaseCheck  time.Duration
+	Backoff     func(n int) time.Duration
+	DeviceCheck time.Duration
+	// Ready is called when the agent serves: after it, stopping is graceful.
+	Ready func()
+}
+
+// Daemon is one running agent.
+type Daemon struct {
+	o         Options
+	cfg       config.Config
+	log       *slog.Logger
+	id        *identity.Identity
+	broker    Broker
+	link      *link
+	outbox    *outbox
+	courier   *courier
+	provider  provider.Provider
+	platform  *unlock.Platform
+	hardening []harden.Measure
+	started   time.Time
+	stop      context.CancelFunc // what OpStop and a signal have in common
+
+	complete script.Script
+	settled  chan struct{} // a volume changed its state
+
+	inventory sync.Mutex    // one publication at a time
+	scanning  chan struct{} // holds a token while the provider looks at the devices
+
+	mu       sync.Mutex
+	volumes  map[string]*volume.Volume // by device ID
+	found    map[string]found          // by identity
+	assigned []api.AssignedDevice
+	jobs     []*job
+	stopping bool
+}
+
+// Run is the agent from start to stop. It returns nil after a graceful stop, when ctx has ended or a stop was asked for.
+func Run(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	cfg, log := o.Config, o.Logger
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+
+	var hardening []harden.Measure
+	if o.Harden != nil {
+		hardening = o.Harden()
+		for _, m := range hardening {
+			log.Info("hardening", "measure", m.Name, "holds", m.Holds, "detail", m.Detail)
+		}
+	}
+
+	id, err := identity.NewStore(cfg.StateDir).Load()
+	if err != nil {
+		return fmt.Errorf("load the machine's identity: %w", err)
+	}
+	door, err := control.Listen(cfg.ControlSocket(), log)
+	if err != nil {
+		return err
+	}
+	defer door.Close()
+
+	attachments := filepath.Join(cfg.RuntimeDir, "volumes")
+	leftovers, err := attach.Stale(ctx, attachments, log)
+	if err != nil {
+		log.Warn("an earlier agent left something that could not be cleaned up", "error", err)
+	}
+	machine, err := openProvider(cfg)
+	if err != nil {
+		return err
+	}
+	agent, err := connect(cfg, id)
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+
+	d := &Daemon{o: o, cfg: cfg, log: log, id: id, broker: agent, provider: machine, hardening: hardening, started: o.Now(), stop: stop,
+		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1)}
+	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
+	d.outbox = newOutbox(agent, d.link, o.Backoff, log)
+	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now}
+	d.complete = script.Script{Name: "mount_complete", Path: cfg.Scripts.MountComplete, Timeout: 10 * time.Minute, Logger: log}
+	d.platform = unlock.New(unlock.Options{AccountID: id.AccountID, RuntimeDir: attachments, Connections: cfg.Connections,
+		Grace: time.Duration(cfg.UnmountGraceSeconds) * time.Second, Leftovers: leftovers, Logger: log,
+		Teardown: script.Script{Name: "teardown", Path: cfg.Scripts.Teardown,
+			Timeout: time.Duration(cfg.Scripts.TimeoutSeconds) * time.Second, Logger: log}})
+
+	reports, endReports := context.WithCancel(context.WithoutCancel(ctx))
+	var background, sending sync.WaitGroup
+	sending.Go(func() { d.outbox.run(reports) })
+	background.Go(func() { door.Serve(ctx, d) })
+	background.Go(func() { d.inventoryLoop(ctx) })
+	background.Go(func() { d.heartbeatLoop(ctx) })
+	background.Go(func() { d.commandLoop(ctx) })
+	background.Go(func() { d.completeLoop(ctx) })
+	background.Go(func() { d.watchdog(ctx) })
+	notify("READY=1", "STATUS=serving volumes of account "+id.AccountName)
+	log.Info("agent started", "instance", id.InstanceID, "account", id.AccountID, "broker", brokerURL(cfg, id), "identity_key", id.Grade)
+	o.Ready()
+
+	<-ctx.Done()
+	notify("STOPPING=1", "STATUS=unmounting volumes")
+	log.Info("agent is stopping")
+	err = d.lockAll()
+	door.Close() // ends Serve
+	background.Wait()
+	last, cancel := context.WithTimeout(reports, 10*time.Second)
+	d.outbox.drain(last)
+	cancel()
+	endReports()
+	sending.Wait()
+	log.Info("agent stopped")
+	return err
+}
+
+func (o Options) withDefaults() Options {
+	if o.Boottime == nil {
+		o.Boottime = boottime
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Backoff == nil {
+		o.Backoff = volume.Backoff
+	}
+	if o.DeviceCheck == 0 {
+		o.DeviceCheck = time.Minute
+	}
+	if o.Ready == nil {
+		o.Ready = func() {}
+	}
+	return o
+}
+
+func brokerURL(cfg config.Config, id *identity.Identity) string {
+	if cfg.Broker != "" {
+		return cfg.Broker
+	}
+	return id.URL
+}
+
+func connect(cfg config.Config, id *identity.Identity) (*client.Agent, error) {
+	o := client.AgentOptions{URL: brokerURL(cfg, id), CA: id.CA, Cert: id.Certificate}
+	proxy, err := config.ParseProxy(cfg.Proxy)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if proxy != nil {
+		o.Proxy = http.ProxyURL(proxy)
+	}
+	agent, err := client.NewAgent(o)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the link to the broker: %w", err)
+	}
+	return agent, nil
+}
+
+// lockAll gives every key up. The teardown script has its say at each volume.
+func (d *Daemon) lockAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+	defer cancel()
+	d.mu.Lock()
+	d.stopping = true
+	volumes := make([]*volume.Volume, 0, len(d.volumes))
+	for _, v := range d.volumes {
+		volumes = append(volumes, v)
+	}
+	jobs := d.jobs
+	d.mu.Unlock()
+	for _, j := range jobs {
+		j.end()
+	}
+	errs := make([]error, len(volumes))
+	var all sync.WaitGroup
+	for i, v := range volumes {
+		all.Go(func() {
+			errs[i] = v.Stop(ctx, "the agent stops")
+			if v.Snapshot().State == volume.Suspended { // it was busy; nobody will resume it any more
+				errs[i] = v.Stop(ctx, "the agent stops")
+			}
+			errs[i] = errors.Join(errs[i], v.Close(ctx, "the agent stops"))
+		})
+	}
+	all.Wait()
+	d.platform.Drop(ctx)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"keyward/agent/volume"
+	"keyward/broker/api"
+)
+
+// inventoryLoop publishes the machine's devices at the start and whenever they change.
+func (d *Daemon) inventoryLoop(ctx context.Context) {
+	failures := 0
+	published := false
+	for ctx.Err() == nil {
+		changed, err := d.scan(ctx)
+		if err == nil && (changed || !published) {
+			err = d.publish(ctx)
+			published = err == nil
+		}
+		if err != nil {
+			failures++
+			d.log.Warn("publishing the inventory", "error", err)
+			pause(ctx, d.o.Backoff(failures))
+			continue
+		}
+		failures = 0
+		pause(ctx, d.o.DeviceCheck)
+	}
+}
+
+// scan looks at the machine's devices and reports whether they differ from the last look.
+func (d *Daemon) scan(ctx context.Context) (changed bool, err error) {
+	for _, v := range d.all() {
+		if s := v.Snapshot().State; s == volume.Suspended || s == volume.Locking {
+			return false, nil // its block device would hold up whoever reads it
+		}
+	}
+	devices, err := d.devices(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look for devices: %w", err)
+	}
+	now := map[string]found{}
+	for _, dev := range devices {
+		f := asFound(dev)
+		now[f.identity] = f
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	changed = len(now) != len(d.found)
+	for id, f := range now {
+		changed = changed || d.found[id].differs(f)
+	}
+	d.found = now
+	return changed, nil
+}
+
+// publish sends the inventory and takes the broker's list in return.
+func (d *Daemon) publish(ctx context.Context) error {
+	d.inventory.Lock()
+	defer d.inventory.Unlock()
+	instance, err := instanceInfo(ctx, d.provider, d.o.Version)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	report := api.InventoryReport{Provider: d.provider.Name(), Instance: instance, Devices: []api.InventoryDevice{}}
+	for _, f := range d.found {
+		report.Devices = append(report.Devices, f.published())
+	}
+	d.mu.Unlock()
+	slices.SortFunc(report.Devices, func(a, b api.InventoryDevice) int { return compare(a.Identity, b.Identity) })
+	list, err := d.broker.PublishInventory(ctx, report)
+	if d.link.saw(err) != nil {
+		return err
+	}
+	d.apply(list)
+	return nil
+}
+
+// refresh asks what the broker has recorded now.
+func (d *Daemon) refresh(ctx context.Context) error {
+	list, err := d.broker.Devices(ctx)
+	if d.link.saw(err) != nil {
+		return err
+	}
+	d.apply(list)
+	return nil
+}
+
+// refreshSoon refreshes in the background; a failure is made good by the next command, which the broker repeats.
+func (d *Daemon) refreshSoon() {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := d.refresh(ctx); err != nil {
+			d.log.Warn("asking for this machine's devices", "error", err)
+		}
+	}()
+}
+
+// apply makes a volume of every encrypted device that is here, and lets go of those that are no longer the machine's.
+func (d *Daemon) apply(list api.DeviceList) {
+	type start struct {
+		v    *volume.Volume
+		disk string
+	}
+	var asks []start
+	var gone []*volume.Volume
+	d.mu.Lock()
+	if d.stopping {
+		d.mu.Unlock()
+		return
+	}
+	d.assigned = list.Devices
+	known := map[string]bool{}
+	for _, a := range list.Devices {
+		f, here := d.found[a.Identity]
+		usable := a.Volume != nil && (a.Status == api.DeviceEncrypted || a.Status == api.DeviceInUse)
+		known[a.ID] = usable
+		if v := d.volumes[a.ID]; v != nil || !usable || !here {
+			if v != nil && here && v.Snapshot().Disk != f.path && v.Snapshot().State == volume.Locked {
+				asks = append(asks, start{v, f.path}) // it came back under another name
+			}
+			continue
+		}
+		v := volume.New(a, f.path, volume.Options{Courier: d.courier, Platform: d.platform, Boottime: d.o.Boottime, Now: d.o.Now,
+			LeaseCheck: d.o.LeaseCheck, LeaseMode: api.RevokeMode(d.cfg.LeaseEnd), Backoff: d.o.Backoff, Changed: d.changed, Logger: d.log})
+		d.volumes[a.ID] = v
+		asks = append(asks, start{v, f.path})
+	}
+	for id, v := range d.volumes {
+		if !known[id] && !v.Snapshot().State.HoldsKey() && v.Snapshot().State != volume.Suspended {
+			delete(d.volumes, id)
+			gone = append(gone, v)
+		}
+	}
+	d.mu.Unlock()
+	for _, a := range asks {
+		a.v.Ask("found on this machine", a.disk)
+	}
+	for _, v := range gone {
+		go func() { _ = v.Close(context.Background(), "the device is no longer assigned to this machine") }()
+	}
+}
+
+func (d *Daemon) all() []*volume.Volume {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]*volume.Volume, 0, len(d.volumes))
+	for _, v := range d.volumes {
+		out = append(out, v)
+	}
+	return out
+}
+
+// changed is called by volumes at every change of state.
+func (d *Daemon) changed(volume.Snapshot) {
+	select {
+	case d.settled <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"keyward/broker/api"
+)
+
+const (
+	firstPace = 10 * time.Second
+	// beatTimeout bounds one heartbeat with its repetitions, so that leases are renewed from a recent moment.
+	beatTimeout = 20 * time.Second
+	commandWait = 50 * time.Second
+)
+
+// heartbeatLoop reports life at the pace that the broker asks for, and faster while it does not answer.
+func (d *Daemon) heartbeatLoop(ctx context.Context) {
+	pace, failures := firstPace, 0
+	for ctx.Err() == nil {
+		next, err := d.beat(ctx)
+		if err != nil {
+			failures++
+			d.log.Debug("heartbeat", "error", err)
+			pause(ctx, min(d.o.Backoff(failures), pace))
+			continue
+		}
+		failures = 0
+		if next > 0 {
+			pace = time.Duration(next) * time.Second
+		}
+		pause(ctx, pace-rand.N(pace/10+1)) // never later than asked for
+	}
+}
+
+// beat sends one heartbeat and returns the seconds until the next.
+func (d *Daemon) beat(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	in := api.Heartbeat{Evidence: d.evidence(ctx, "", ""), Held: d.held(), Time: d.o.Now().UTC()}
+	sent := d.o.Boottime() // a lease counts from here, however long the answer took
+	out, err := d.broker.Heartbeat(ctx, in)
+	if d.link.saw(err) != nil {
+		return 0, err
+	}
+	d.link.pace(out.NextSeconds)
+	for _, l := range out.Leases {
+		for _, v := range d.all() {
+			v.Renew(l.RequestID, sent+time.Duration(l.Seconds)*time.Second)
+		}
+	}
+	d.obey(out.Commands)
+	return out.NextSeconds, nil
+}
+
+func (d *Daemon) held() []api.HeldKey {
+	held := []api.HeldKey{}
+	for _, v := range d.all() {
+		if k, ok := v.Held(); ok {
+			held = append(held, k)
+		}
+	}
+	return held
+}
+
+// commandLoop holds a long poll open for what the broker wants.
+func (d *Daemon) commandLoop(ctx context.Context) {
+	for failures := 0; ctx.Err() == nil; {
+		list, err := d.broker.Commands(ctx, commandWait)
+		if d.link.saw(err) != nil {
+			failures++
+			pause(ctx, d.o.Backoff(failures))
+			continue
+		}
+		failures = 0
+		d.obey(list.Commands)
+	}
+}
+
+// obey carries commands out. They are repeated by the broker until a report settles them, so each may come again.
+func (d *Daemon) obey(commands []api.Command) {
+	for _, c := range commands {
+		switch c.Kind {
+		case api.CommandRevoke:
+			d.takeBack(c)
+		case api.CommandRequest:
+			d.askFor(c)
+		case api.CommandEncrypt:
+			d.encrypt(c)
+		default:
+			d.log.Warn("the broker sent a command that this agent does not know; a newer agent may", "command", c.Kind)
+		}
+	}
+}
+
+// takeBack routes a revoke to the volume that has the request. A request that no volume has was given up by an earlier
+// life of this agent: its key is gone, and the broker is told so.
+func (d *Daemon) takeBack(c api.Command) {
+	for _, v := range d.all() {
+		if v.Snapshot().RequestID == c.RequestID {
+			v.TakeBack(c.RequestID, c.Mode, c.Reason)
+			return
+		}
+	}
+	d.outbox.put(c.RequestID, api.RequestEvent{Event: api.EventRevoked, Detail: "no key of this request is held"})
+}
+
+func (d *Daemon) askFor(c api.Command) {
+	d.mu.Lock()
+	v := d.volumes[c.DeviceID]
+	d.mu.Unlock()
+	if v == nil {
+		d.refreshSoon()
+		return
+	}
+	v.Ask("the broker asked", "")
+}

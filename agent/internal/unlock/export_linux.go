@@ -1,0 +1,189 @@
+package unlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"keyward/agent/internal/attach"
+	"keyward/agent/internal/mount"
+	"keyward/agent/volume"
+	"keyward/broker/api"
+	"keyward/nbdcrypt"
+	"keyward/nbdcrypt/blockdev"
+)
+
+// detachWait is how long the kernel may keep a block device after its last mount is gone (udev and others look at it).
+const detachWait = 10 * time.Second
+
+// freezeWait is how long a file system may take to become consistent before it is suspended as it is.
+const freezeWait = 60 * time.Second
+
+// export is one open volume. It implements volume.Export.
+type export struct {
+	o        Options
+	device   api.AssignedDevice
+	record   api.VolumeRecord
+	vol      *nbdcrypt.Volume
+	disk     *blockdev.File
+	att      attach.Attachment
+	readOnly bool
+	target   string // where it is mounted, empty while it is not
+	frozen   bool
+}
+
+// Info implements volume.Export.
+func (x *export) Info() volume.Info {
+	access := api.AccessReadWrite
+	if x.readOnly {
+		access = api.AccessReadOnly
+	}
+	return volume.Info{Kind: x.att.Kind(), BlockDevice: x.att.Path(), MountPoint: x.target, Access: string(access), KeyProtection: x.vol.Protection()}
+}
+
+// Mount implements volume.Export.
+func (x *export) Mount(ctx context.Context) error {
+	target, err := mount.CheckTarget(x.device.MountPoint)
+	if err != nil {
+		return err
+	}
+	at, err := mount.At(target)
+	if err != nil {
+		return err
+	}
+	if at != nil && at.Source == x.att.Path() { // it survived the agent's restart on a kernel NBD device
+		x.target = target
+		return nil
+	}
+	if !x.readOnly {
+		if err := mount.Check(ctx, x.att.Path(), x.device.FileSystem, x.o.Logger); err != nil {
+			return err
+		}
+	}
+	err = mount.Mount(ctx, mount.Options{Source: x.att.Path(), Target: target, Type: x.device.FileSystem, ReadOnly: x.readOnly})
+	if err != nil {
+		return err
+	}
+	x.target = target
+	return nil
+}
+
+// GiveUp implements volume.Export.
+func (x *export) GiveUp(ctx context.Context, why string) (held bool, detail string) {
+	var notes []string
+	note := func(err error) {
+		if err != nil {
+			x.o.Logger.Warn("giving up a volume", "device", x.device.Name, "error", err)
+			notes = append(notes, err.Error())
+		}
+	}
+	if x.target != "" {
+		note(x.teardown(ctx, why))
+		if err := mount.Unmount(ctx, x.target, mount.UnmountOptions{Grace: x.o.Grace}); err != nil {
+			note(err)
+			notes = append(notes, x.Hold(ctx, why))
+			return true, join("still mounted, but suspended without its key", notes)
+		}
+		x.target = ""
+	}
+	note(x.close())
+	return false, join("", notes)
+}
+
+func join(first string, notes []string) string {
+	if first != "" {
+		notes = append([]string{first}, notes...)
+	}
+	out := notes[:0]
+	for _, n := range notes {
+		if n != "" {
+			out = append(out, n)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+func (x *export) teardown(ctx context.Context, why string) error {
+	return x.o.Teardown.Run(ctx, "KEYWARD_DEVICE="+x.device.Name, "KEYWARD_DEVICE_ID="+x.device.ID,
+		"KEYWARD_MOUNT_POINT="+x.target, "KEYWARD_REASON="+why)
+}
+
+// close detaches and wipes. The key goes first from the reader's point of view: whatever detaching does afterwards, the
+// volume is closed.
+func (x *export) close() error {
+	err := x.att.Close()
+	for end := time.Now().Add(detachWait); errors.Is(err, attach.ErrBusy) && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond)
+		err = x.att.Close()
+	}
+	if err != nil {
+		if a, ok := x.att.(attach.Aborter); ok {
+			err = errors.Join(err, a.Abort(), x.att.Close())
+		}
+	}
+	return errors.Join(err, x.vol.Close(), x.disk.Close())
+}
+
+// Hold implements volume.Export. It runs no teardown: programs keep their files, and their requests wait.
+func (x *export) Hold(ctx context.Context, _ string) string {
+	var notes []string
+	if x.target != "" && !x.readOnly {
+		if err := freeze(ctx, x.target, freezeWait); err != nil {
+			notes = append(notes, "not frozen: "+err.Error())
+		} else {
+			x.frozen = true
+		}
+	}
+	if err := x.vol.Suspend(); err != nil {
+		notes = append(notes, "flush before suspending: "+err.Error())
+	}
+	return join("", notes)
+}
+
+// Resume implements volume.Export.
+func (x *export) Resume(_ context.Context, g *volume.Grant) error {
+	if err := belongs(g, x.o.AccountID); err != nil {
+		g.Key.Wipe()
+		return err
+	}
+	if g.Volume.UUID != x.record.UUID || g.Volume.Epoch != x.record.Epoch {
+		g.Key.Wipe()
+		return errors.New("the delivered volume record is not the one that this volume was opened by; unmount it, then request it again")
+	}
+	if err := x.vol.Resume(g.Key); err != nil {
+		g.Key.Wipe()
+		return fmt.Errorf("resume the volume: %w", err)
+	}
+	if x.frozen {
+		if err := thaw(x.target); err != nil {
+			return fmt.Errorf("thaw %s: %w; run: fsfreeze --unfreeze %s", x.target, err, x.target)
+		}
+		x.frozen = false
+	}
+	return nil
+}
+
+// Abandon implements volume.Export. A held file system was made consistent before; only requests that came later fail.
+func (x *export) Abandon(context.Context) string {
+	var notes []string
+	note := func(err error) {
+		if err != nil {
+			notes = append(notes, err.Error())
+		}
+	}
+	if a, ok := x.att.(attach.Aborter); ok {
+		note(a.Abort())
+	}
+	if x.frozen {
+		// Thawing writes the super block, which the aborted device refuses: the mount ends in error, the disk stays as frozen.
+		_ = thaw(x.target)
+	}
+	if x.target != "" {
+		note(mount.Detach(x.target))
+	}
+	note(errors.Join(x.vol.Close(), x.close()))
+	x.target = ""
+	return join("", notes)
+}
