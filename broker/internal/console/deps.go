@@ -6,16 +6,10 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/policy"
 	"keyward/broker/internal/tenant"
 )
-
-// Filter selects a part of a list. Page counts from 1; Query is searched in names and identities.
-type Filter struct {
-	Query      string
-	Status     string
-	Page, Size int
-}
 
 // Accounts is the account's people, sessions and settings.
 type Accounts interface {
@@ -47,15 +41,14 @@ type Accounts interface {
 
 // Inventory is images, instances, devices and RAID sets.
 type Inventory interface {
-	Images(ctx context.Context, p tenant.Principal, f Filter) ([]api.Image, int64, error)
+	Images(ctx context.Context, p tenant.Principal) ([]api.Image, error)
 	Image(ctx context.Context, p tenant.Principal, id string) (api.Image, error)
-	UpdateImage(ctx context.Context, p tenant.Principal, id string, in api.ImageWrite) error
-	// Instances lists the machines that were started from an image.
-	Instances(ctx context.Context, p tenant.Principal, imageID string) ([]api.Instance, error)
+	RenameImage(ctx context.Context, p tenant.Principal, id string, in api.ImageWrite) (api.Image, error)
+	Instances(ctx context.Context, p tenant.Principal, q inventory.InstanceQuery) ([]api.Instance, error)
 	Instance(ctx context.Context, p tenant.Principal, id string) (api.Instance, error)
 
 	// Devices lists devices and RAID sets; Device finds either.
-	Devices(ctx context.Context, p tenant.Principal, f Filter) ([]api.Device, int64, error)
+	Devices(ctx context.Context, p tenant.Principal, q inventory.DeviceQuery) ([]api.Device, int64, error)
 	Device(ctx context.Context, p tenant.Principal, id string) (api.Device, error)
 	Configure(ctx context.Context, p tenant.Principal, id string, in api.DeviceWrite) error
 	Encrypt(ctx context.Context, p tenant.Principal, id string, in api.EncryptWrite) error

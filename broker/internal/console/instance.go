@@ -1,0 +1,59 @@
+package console
+
+import (
+	"net/http"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/feed"
+	"keyward/rbac"
+	"keyward/ui"
+)
+
+func showInstance(v *visit) error {
+	i, err := v.Inventory.Instance(v.ctx, v.p, v.id())
+	if err != nil {
+		return err
+	}
+	image := v.link(rbac.ImagesRead, i.ImageName, "/inventory/images/", i.ImageID)
+	page := ui.InstancePage{
+		Frame:  v.frame(instanceName(i), "Here you can view a machine and the devices that it sees.", crumbRunning),
+		Status: instanceBadge(i),
+		Facts: []ui.Pair{
+			{Label: "Host name", Value: i.HostName},
+			{Label: "Instance ID", Value: i.Identity},
+			{Label: "Provider", Value: i.Provider},
+			{Label: "Location", Value: i.Location},
+			{Label: "Image", Value: image.Text, URL: image.URL},
+			{Label: "Agent version", Value: i.AgentVersion},
+			{Label: "Source address", Value: i.SourceIP},
+			{Label: "First seen", Value: v.exact(&i.FirstSeenAt)},
+			{Label: "Last seen", Value: v.whenOptional(i.LastSeenAt).Text},
+		},
+		Empty: ui.Empty{Icon: "disk", Title: "No devices", Text: "This machine has not published a device besides its root disk."},
+		Back:  ui.Link{Text: "Back", URL: "/instances"},
+	}
+	page.Live = feed.TopicKeyRequests
+	if v.may(rbac.DevicesRead) {
+		for _, d := range i.Devices {
+			page.Devices = append(page.Devices, v.deviceRow(d))
+		}
+	}
+	return v.show(http.StatusOK, "instance", page)
+}
+
+func instanceName(i api.Instance) string {
+	if i.HostName != "" {
+		return i.HostName
+	}
+	return i.Identity
+}
+
+func instanceBadge(i api.Instance) ui.Badge {
+	switch {
+	case i.Missing:
+		return ui.Badge{Text: "Missing", Icon: "unknown", Tone: ui.ToneBad}
+	case i.LastSeenAt == nil:
+		return ui.Badge{Text: "Enrolled, not heard of yet", Icon: "clock", Tone: ui.ToneIdle}
+	}
+	return ui.Badge{Text: "Reporting", Icon: "activity", Tone: ui.ToneGood}
+}

@@ -1,0 +1,103 @@
+package console
+
+import (
+	"net/http"
+
+	"keyward/rbac"
+)
+
+// Route is a page or form of the console with the operation that it performs.
+type Route struct {
+	Method, Path string
+	Operation    rbac.Operation
+	handle       func(*visit) error
+}
+
+type openRoute struct {
+	Method, Path string
+	Handle       func(*visit) error
+}
+
+// openRoutes answer without a session.
+var openRoutes = []openRoute{
+	{http.MethodGet, "/logon", showLogOn},
+	{http.MethodPost, "/logon", logOn},
+	{http.MethodPost, "/preferences", savePreferences},
+}
+
+// Routes lists every page and form that needs a session. Every one names an operation of the matrix: a route without
+// one does not compile into a permission, since the empty operation is refused to every role.
+func Routes() []Route {
+	const get, post = http.MethodGet, http.MethodPost
+	return []Route{
+		{get, "/", rbac.SessionsOwn, showStart},
+		{post, "/logoff", rbac.SessionsOwn, logOff},
+		{get, "/events/rows", rbac.SessionsOwn, streamRows},
+
+		{get, "/instances", rbac.RunningInstancesRead, showRunning},
+		{get, "/instances/:id", rbac.RunningInstancesRead, showInstance},
+		{get, "/key-requests/:id", rbac.RunningInstancesRead, showRequest},
+		{post, "/key-requests/:id/approve", rbac.KeyRequestsDecide, approveRequest},
+		{post, "/key-requests/:id/deny", rbac.KeyRequestsDecide, denyRequest},
+		{post, "/key-requests/:id/assign", rbac.KeyRequestsAssignPolicy, assignRequest},
+		{get, "/key-requests/:id/revoke", rbac.KeyRequestsRevoke, askRevoke},
+		{post, "/key-requests/:id/revoke", rbac.KeyRequestsRevoke, revokeRequest},
+
+		{get, "/policies", rbac.PoliciesRead, showPolicies},
+		{get, "/policies/new", rbac.PoliciesWrite, newPolicy},
+		{post, "/policies/new", rbac.PoliciesWrite, savePolicy},
+		{get, "/policies/delete", rbac.PoliciesWrite, askDeletePolicies},
+		{post, "/policies/delete", rbac.PoliciesWrite, deletePolicies},
+		{get, "/policies/:id", rbac.PoliciesRead, showPolicy},
+		{post, "/policies/:id", rbac.PoliciesWrite, savePolicy},
+
+		{get, "/inventory/images", rbac.ImagesRead, showImages},
+		{get, "/inventory/images/:id", rbac.ImagesRead, showImage},
+		{post, "/inventory/images/:id", rbac.ImagesWrite, saveImage},
+
+		{get, "/inventory/devices", rbac.DevicesRead, showDevices},
+		{get, "/inventory/devices/encrypt", rbac.DevicesEncrypt, askEncrypt},
+		{post, "/inventory/devices/encrypt", rbac.DevicesEncrypt, encryptDevices},
+		{get, "/inventory/devices/export", rbac.DevicesExport, askExport},
+		{post, "/inventory/devices/export", rbac.DevicesExport, exportDevices},
+		{get, "/inventory/devices/delete", rbac.DevicesDelete, askDeleteDevices},
+		{post, "/inventory/devices/delete", rbac.DevicesDelete, deleteDevices},
+		{get, "/inventory/devices/:id", rbac.DevicesRead, showDevice},
+		{post, "/inventory/devices/:id", rbac.DevicesWrite, saveDevice},
+		{get, "/inventory/devices/:id/copy", rbac.DevicesWrite, askCopy},
+		{post, "/inventory/devices/:id/copy", rbac.DevicesWrite, copyConfiguration},
+		{get, "/inventory/devices/:id/unconfigure", rbac.DevicesUnconfigure, askUnconfigure},
+		{post, "/inventory/devices/:id/unconfigure", rbac.DevicesUnconfigure, unconfigureDevice},
+		{get, "/inventory/devices/:id/cancel", rbac.DevicesEncrypt, askCancel},
+		{post, "/inventory/devices/:id/cancel", rbac.DevicesEncrypt, cancelEncryption},
+		{get, "/inventory/raid-sets/new", rbac.RAIDSetsWrite, newRAIDSet},
+		{post, "/inventory/raid-sets/new", rbac.RAIDSetsWrite, createRAIDSet},
+		{get, "/inventory/raid-sets/:id", rbac.RAIDSetsRead, showRAIDSet},
+		{post, "/inventory/raid-sets/:id", rbac.RAIDSetsWrite, saveRAIDSet},
+
+		{get, "/logs", rbac.LogsRead, showLogs},
+		{get, "/logs/export.csv", rbac.LogsExport, exportCSV},
+		{get, "/logs/export.jsonl", rbac.LogsExport, exportJSONL},
+
+		{get, "/admin/users", rbac.UsersRead, showUsers},
+		{get, "/admin/users/new", rbac.UsersWrite, newUser},
+		{post, "/admin/users/new", rbac.UsersWrite, createUser},
+		{get, "/admin/users/delete", rbac.UsersWrite, askDeleteUsers},
+		{post, "/admin/users/delete", rbac.UsersWrite, deleteUsers},
+		{get, "/admin/users/:id", rbac.UsersRead, showUser},
+		{post, "/admin/users/:id", rbac.UsersWrite, saveUser},
+		{get, "/admin/roles", rbac.RolesRead, showRoles},
+		{get, "/admin/account", rbac.AccountRead, showAccount},
+		{get, "/admin/tokens", rbac.EnrolmentTokensRead, showTokens},
+		{get, "/admin/tokens/new", rbac.EnrolmentTokensWrite, newToken},
+		{post, "/admin/tokens/new", rbac.EnrolmentTokensWrite, createToken},
+		{get, "/admin/tokens/:id/delete", rbac.EnrolmentTokensWrite, askDeleteToken},
+		{post, "/admin/tokens/:id/delete", rbac.EnrolmentTokensWrite, deleteToken},
+		{get, "/admin/time", rbac.TimeSettingsRead, showTime},
+		{post, "/admin/time", rbac.TimeSettingsWrite, saveTime},
+		{get, "/admin/password", rbac.PasswordOwn, showPassword},
+		{post, "/admin/password", rbac.PasswordOwn, savePassword},
+		{get, "/admin/sessions", rbac.SessionsOwn, showSessions},
+		{post, "/admin/sessions/:id/end", rbac.SessionsOwn, endSession},
+	}
+}

@@ -1,0 +1,125 @@
+package console
+
+import (
+	"bufio"
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/problem"
+	"keyward/rbac"
+)
+
+const (
+	streamHeartbeat = 15 * time.Second
+	// streamLife ends every stream, so that a browser renews it and connections of closed lids do not pile up.
+	streamLife = 30 * time.Minute
+)
+
+// topicOperations says who may hear of a topic. Topics carry no data, but that something changed is news too.
+var topicOperations = map[string]rbac.Operation{
+	feed.TopicKeyRequests: rbac.RunningInstancesRead,
+	feed.TopicDevices:     rbac.DevicesRead,
+}
+
+// streamLimit counts the open streams of each session.
+type streamLimit struct {
+	perSession int
+	mu         sync.Mutex
+	open       map[string]int
+}
+
+func (l *streamLimit) take(session string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = map[string]int{}
+	}
+	if l.open[session] >= l.perSession {
+		return false
+	}
+	l.open[session]++
+	return true
+}
+
+func (l *streamLimit) release(session string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[session]--; l.open[session] <= 0 {
+		delete(l.open, session)
+	}
+}
+
+// streamRows tells a page that something it shows has changed (server-sent events). It carries no data: the page reads
+// itself again with its viewer's own rights.
+func streamRows(v *visit) error {
+	topics := strings.Fields(v.query("topic"))
+	for _, topic := range topics {
+		if op, ok := topicOperations[topic]; !ok || !v.may(op) {
+			return problem.Forbidden("events." + topic)
+		}
+	}
+	if len(topics) == 0 {
+		return problem.Invalid("topic", "name at least one topic")
+	}
+	if !v.streams.take(v.p.SessionID) {
+		return problem.TooMany(streamHeartbeat)
+	}
+	subscription := v.Feed.Subscribe(v.p.AccountID, topics...)
+	v.http.Set("Content-Type", "text/event-stream")
+	v.http.Set("X-Accel-Buffering", "no")
+	c, session, token, address := v.console, v.p.SessionID, v.token, v.http.IP()
+	v.http.Status(http.StatusOK).Context().SetBodyStreamWriter(func(w *bufio.Writer) {
+		defer c.streams.release(session)
+		defer subscription.Close()
+		c.pump(w, subscription, func(ctx context.Context) bool {
+			p, err := c.Accounts.Authenticate(ctx, token, address)
+			if err != nil {
+				return false
+			}
+			for _, topic := range topics {
+				if !c.Access.Allowed(string(p.Role), topicOperations[topic]) {
+					return false
+				}
+			}
+			return true
+		})
+	})
+	return nil
+}
+
+// pump writes events until the client is gone, the session ended or the stream is old. The session is asked for before
+// every word, so a revoked one hears nothing more.
+func (c *console) pump(w *bufio.Writer, s *feed.Subscription, alive func(context.Context) bool) {
+	end := time.NewTimer(streamLife)
+	defer end.Stop()
+	beat := time.NewTicker(streamHeartbeat)
+	defer beat.Stop()
+	word := ": open\n\n"
+	for {
+		if _, err := w.WriteString(word); err != nil {
+			return
+		}
+		if err := w.Flush(); err != nil {
+			return
+		}
+		select {
+		case <-end.C:
+			return
+		case <-beat.C:
+			word = ": alive\n\n"
+		case <-s.C():
+			s.Take()
+			word = "event: changed\ndata: \n\n"
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+		ok := alive(ctx)
+		cancel()
+		if !ok {
+			return
+		}
+	}
+}
