@@ -13,11 +13,6 @@ import (
 	"keyward/nbdcrypt/blockdev"
 )
 
-// inPlaceWriter is a Device that may destroy the caller's buffer while it writes, which saves a copy when it encrypts.
-type inPlaceWriter interface {
-	WriteAtInPlace(p []byte, off int64) (int, error)
-}
-
 // exportRoot is a folder with one file: the volume in clear.
 type exportRoot struct {
 	fs.Inode
@@ -41,15 +36,12 @@ func (r *exportRoot) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrO
 type exportFile struct {
 	fs.Inode
 	dev      blockdev.Device
-	inPlace  inPlaceWriter // dev again, where it can
 	size     int64
 	readOnly bool
 }
 
 func newExportFile(dev blockdev.Device, readOnly bool) *exportFile {
-	f := &exportFile{dev: dev, size: dev.Size(), readOnly: readOnly}
-	f.inPlace, _ = dev.(inPlaceWriter)
-	return f
+	return &exportFile{dev: dev, size: dev.Size(), readOnly: readOnly}
 }
 
 func (f *exportFile) attr(out *fuse.AttrOut) {
@@ -103,13 +95,8 @@ func (f *exportFile) Write(_ context.Context, _ fs.FileHandle, data []byte, off 
 	if off < 0 || int64(len(data)) > f.size-off {
 		return 0, syscall.EFBIG
 	}
-	var err error
-	if f.inPlace != nil { // the buffer is the request's own and is not read again after this
-		_, err = f.inPlace.WriteAtInPlace(data, off)
-	} else {
-		_, err = f.dev.WriteAt(data, off)
-	}
-	if err != nil {
+	// The buffer is the request's own and is not read again, so the Device may encrypt in it.
+	if _, err := blockdev.WriteAtInPlace(f.dev, data, off); err != nil {
 		return 0, toErrno(err)
 	}
 	return uint32(len(data)), fs.OK

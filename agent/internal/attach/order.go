@@ -102,11 +102,7 @@ func (d *connDevice) WriteAt(p []byte, off int64) (n int, err error) {
 
 // WriteAtInPlace writes p, which may be destroyed.
 func (d *connDevice) WriteAtInPlace(p []byte, off int64) (n int, err error) {
-	w, ok := d.Device.(inPlaceWriter)
-	if !ok {
-		return d.WriteAt(p, off)
-	}
-	err = d.ordered(off, int64(len(p)), func() error { n, err = w.WriteAtInPlace(p, off); return err })
+	err = d.ordered(off, int64(len(p)), func() error { n, err = blockdev.WriteAtInPlace(d.Device, p, off); return err })
 	return n, err
 }
 

@@ -3,6 +3,7 @@ package attach
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,28 +22,42 @@ import (
 	"keyward/nbdcrypt/blockdev"
 )
 
+// agentSpec is what an agent in another process attaches.
+type agentSpec struct {
+	Image, UUID, Dir, Kind string
+	Connections            int
+	Timeout                time.Duration
+}
+
 // TestMain lets the test binary play an agent that is killed: it attaches a file and waits.
 func TestMain(m *testing.M) {
 	if spec := os.Getenv("KEYWARD_TEST_AGENT"); spec != "" {
-		playAgent(strings.Split(spec, "\n"))
+		if err := playAgent(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	os.Exit(m.Run())
 }
 
-func playAgent(spec []string) {
-	image, err := os.OpenFile(spec[0], os.O_RDWR, 0)
-	if err == nil {
-		var a Attachment
-		a, err = Attach(context.Background(), fileDevice{image}, Options{Kind: KindFUSE, VolumeUUID: spec[1], RuntimeDir: spec[2],
-			Logger: slog.New(slog.DiscardHandler)})
-		if err == nil {
-			fmt.Println(a.Path())
-			select {}
-		}
+func playAgent(text string) error {
+	var spec agentSpec
+	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+		return err
 	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+	image, err := os.OpenFile(spec.Image, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	a, err := Attach(context.Background(), fileDevice{image}, Options{Kind: spec.Kind, VolumeUUID: spec.UUID, RuntimeDir: spec.Dir,
+		Connections: spec.Connections, Timeout: spec.Timeout, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	fmt.Println(a.Path())
+	_, _ = os.Stdin.Read(make([]byte, 1)) // until killed, or the test ends
+	return a.Close()
 }
 
 // fileDevice is the least Device on a file.
@@ -59,11 +74,17 @@ func (f fileDevice) Size() int64 {
 var _ blockdev.Device = fileDevice{}
 
 // startAgent runs an agent in another process and returns it with its block device.
-func startAgent(t *testing.T, image, id, dir string) (*exec.Cmd, string) {
+func startAgent(t *testing.T, spec agentSpec) (*exec.Cmd, string) {
 	t.Helper()
+	text, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "KEYWARD_TEST_AGENT="+image+"\n"+id+"\n"+dir)
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	cmd.Env = append(os.Environ(), "KEYWARD_TEST_AGENT="+string(text))
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
 	out, err := cmd.StdoutPipe()
@@ -98,7 +119,7 @@ func TestStale_afterSIGKILLTheVolumeCanBeAttachedAgainAndSyncedDataIsThere(t *te
 	t.Parallel()
 	needFUSE(t)
 	id, dir, image := uuid.NewString(), t.TempDir(), newImage(t, 64<<20)
-	agent, dev := startAgent(t, image, id, dir)
+	agent, dev := startAgent(t, agentSpec{Image: image, UUID: id, Dir: dir, Kind: KindFUSE})
 	mkfs(t, dev)
 	mp := mountForTest(t, dev)
 	synced := bytes.Repeat([]byte("synced "), 100_000)
