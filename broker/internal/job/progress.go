@@ -1,0 +1,111 @@
+package job
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/audit"
+	"keyward/broker/internal/idempotency"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// phases are what an encryption goes through.
+var phases = map[string]bool{"header": true, "file system": true, "done": true, "failed": true}
+
+// maxReason is the longest reason of a failure that is kept, in characters.
+const maxReason = 1024
+
+// Progress takes a machine's report on its job.
+func (s *Service) Progress(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.JobProgress) error {
+	if !phases[in.Phase] || in.Percent < 0 || in.Percent > 100 {
+		return problem.Invalid("phase", "with its percent is none of header, file system, done and failed")
+	}
+	if in.Done && in.Failed != "" || in.Done != (in.Phase == "done") || (in.Failed != "") != (in.Phase == "failed") {
+		return problem.Invalid("done", "contradicts the phase")
+	}
+	if in.Done {
+		// Outside the transaction: deriving the digest takes as long as the machine's iterations say.
+		if err := s.verify(ctx, p, id, in.Volume); err != nil {
+			return err
+		}
+	}
+	_, err := idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (struct{}, error) {
+		return struct{}{}, s.progress(t, p, id, in)
+	})
+	return err
+}
+
+func (s *Service) progress(t *store.Tenant, p tenant.Principal, id string, in api.JobProgress) error {
+	j, err := own(t, p, id)
+	if err != nil {
+		return err
+	}
+	if j.Status != running {
+		return ended(j)
+	}
+	d, err := deviceOf(t, j.DeviceID)
+	if err != nil {
+		return err
+	}
+	s.announce(t, d)
+	switch {
+	case in.Done:
+		d.Volume = in.Volume
+		if _, err := inventory.Move(t, p, &d, inventory.Encrypted, inventory.Ctx{}, ""); err != nil {
+			return err
+		}
+		j.Phase, j.Percent = in.Phase, 100
+		return end(t, &j, done, "")
+	case in.Failed != "":
+		return s.fail(t, p, &j, &d, oneLine(in.Failed))
+	}
+	j.Phase, j.Percent = in.Phase, in.Percent
+	if err := store.In[store.Job](t).Update(&j); err != nil {
+		return err
+	}
+	d.StatusDetail = fmt.Sprintf("%s, %d %%", in.Phase, in.Percent)
+	return store.In[store.Device](t).Update(&d)
+}
+
+// fail ends a job and shows why on its device. The key stays until the device is encrypted anew or unconfigured: what
+// was written with it can still be looked at.
+func (s *Service) fail(t *store.Tenant, p tenant.Principal, j *store.Job, d *store.Device, why string) error {
+	if _, err := inventory.Move(t, p, d, inventory.EncryptionFailed, inventory.Ctx{}, why); err != nil {
+		return err
+	}
+	j.Phase = "failed"
+	return end(t, j, failed, why)
+}
+
+// refuseVolume notes that a machine reported a volume that is not what it was asked to make.
+func (s *Service) refuseVolume(ctx context.Context, p tenant.Principal, id, field, why string) error {
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		return audit.Append(tx.Tenant(p.AccountID), audit.Entry{Category: "key", Event: "job.volume-refused", Actor: p.Actor(), Subject: id,
+			Detail: map[string]string{"field": field, "reason": why}})
+	})
+	if err != nil {
+		return err
+	}
+	return problem.Invalid("volume."+field, why)
+}
+
+// oneLine makes a machine's words fit to be shown.
+func oneLine(text string) string {
+	text = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text))
+	if r := []rune(text); len(r) > maxReason {
+		return string(r[:maxReason])
+	}
+	return text
+}

@@ -1,0 +1,170 @@
+// Package job runs the work that people ask of machines and that outlives restarts of both sides: encrypting a device.
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+const (
+	// queuedLife is how long a job waits for its machine: the wait for provisioning that the product had, 720 minutes.
+	queuedLife = 12 * time.Hour
+	// silentLife is how long a running job may go without a report.
+	silentLife = 15 * time.Minute
+	// remindAfter is when a machine that took a job and fell silent is asked again: it may have been restarted.
+	remindAfter = 30 * time.Second
+)
+
+// The states of a job.
+const (
+	queued    = "queued"
+	running   = "running"
+	done      = "done"
+	failed    = "failed"
+	cancelled = "cancelled"
+)
+
+const kindEncrypt = "encrypt"
+
+// Deps is what the service works with.
+type Deps struct {
+	Store  *store.Store
+	Feed   *feed.Hub
+	Root   keystore.Root
+	Logger *slog.Logger
+	// AgentURL names the broker in volume records, as enrolment does.
+	AgentURL string
+}
+
+// Service runs jobs.
+type Service struct{ Deps }
+
+// New makes the service.
+func New(d Deps) *Service {
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	return &Service{d}
+}
+
+// Encrypt asks the machine that sees a configured device to encrypt it.
+func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID string, in api.EncryptWrite) error {
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		d, err := deviceOf(t, deviceID)
+		if err != nil {
+			return err
+		}
+		if err := inventory.CheckConfirm(in.Confirm, d.Name); err != nil {
+			return err
+		}
+		empty := d.Contents == "empty"
+		if !empty && !in.Destroy {
+			return problem.New(409, "device-not-empty", "The device is not empty",
+				fmt.Sprintf("Device %q holds: %s. Encrypting it destroys that for ever.", d.Name, d.Contents),
+				"Choose another device, or say that its contents may be destroyed.")
+		}
+		if _, err := inventory.Move(t, p, &d, inventory.EncryptAsked, inventory.Ctx{Complete: inventory.Complete(d), NotRoot: true,
+			Single: d.RAIDSetID == "", Empty: empty, Destroy: in.Destroy}, "Waiting for the machine to begin."); err != nil {
+			return err
+		}
+		j := store.Job{Kind: kindEncrypt, DeviceID: d.ID, InstanceID: d.InstanceID, Status: queued, Destroy: in.Destroy && !empty,
+			ExpiresAt: t.Now().Add(queuedLife)}
+		if err := store.In[store.Job](t).Insert(&j); err != nil {
+			return fmt.Errorf("queueing the encryption of device %q: %w", d.Name, err)
+		}
+		s.announce(t, d)
+		return nil
+	})
+}
+
+// CancelEncryption takes back an encryption that no machine has begun.
+func (s *Service) CancelEncryption(ctx context.Context, p tenant.Principal, deviceID string) error {
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		d, err := deviceOf(t, deviceID)
+		if err != nil {
+			return err
+		}
+		if _, err := inventory.Move(t, p, &d, inventory.Cancelled, inventory.Ctx{}, ""); err != nil {
+			return err
+		}
+		j, err := open(t, deviceID)
+		if err != nil {
+			return err
+		}
+		if err := end(t, &j, cancelled, "cancelled by a person"); err != nil {
+			return err
+		}
+		s.announce(t, d)
+		return nil
+	})
+}
+
+// Commands lists the jobs that a machine has to take, or take again.
+func (s *Service) Commands(t *store.Tenant, instanceID string) ([]api.Command, error) {
+	jobs, err := store.In[store.Job](t).List(store.Eq("instance_id", instanceID), store.OneOf("status", []string{queued, running}))
+	if err != nil {
+		return nil, err
+	}
+	var out []api.Command
+	for _, j := range jobs {
+		if j.Status == running && j.UpdatedAt.After(t.Now().Add(-remindAfter)) {
+			continue
+		}
+		d, err := store.In[store.Device](t).Get(j.DeviceID)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		view := inventory.AssignedView(d)
+		out = append(out, api.Command{Kind: api.CommandEncrypt, JobID: j.ID, DeviceID: d.ID, Device: &view, Destroy: j.Destroy})
+	}
+	return out, nil
+}
+
+// own reads a job of the calling machine; another machine's is not there.
+func own(t *store.Tenant, p tenant.Principal, id string) (store.Job, error) {
+	j, err := store.In[store.Job](t).Get(id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && j.InstanceID != p.Instance {
+		return store.Job{}, problem.NotFound("job")
+	}
+	return j, err
+}
+
+// open is the job of a device that is queued or running.
+func open(t *store.Tenant, deviceID string) (store.Job, error) {
+	return store.In[store.Job](t).First(store.Eq("device_id", deviceID), store.OneOf("status", []string{queued, running}))
+}
+
+func end(t *store.Tenant, j *store.Job, status, why string) error {
+	now := t.Now()
+	j.Status, j.Error, j.EndedAt = status, why, &now
+	return store.In[store.Job](t).Update(j)
+}
+
+func deviceOf(t *store.Tenant, id string) (store.Device, error) {
+	d, err := store.In[store.Device](t).Get(id)
+	if errors.Is(err, store.ErrNotFound) {
+		return d, problem.NotFound("device")
+	}
+	return d, err
+}
+
+func (s *Service) announce(t *store.Tenant, d store.Device) {
+	account := t.AccountID()
+	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicDevices, feed.Instance(d.InstanceID)) })
+}

@@ -1,0 +1,291 @@
+package keyrequest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"keyward/broker/api"
+	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/idempotency"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/policy"
+	"keyward/broker/internal/policyset"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// Nonce gives the calling machine a challenge.
+func (s *Service) Nonce(ctx context.Context, p tenant.Principal) (api.NonceResponse, error) {
+	raw := make([]byte, 32)
+	rand.Read(raw)
+	value := base64.RawURLEncoding.EncodeToString(raw)
+	var now time.Time
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		now = t.Now()
+		nonces := store.In[store.Nonce](t)
+		if _, err := nonces.DeleteWhere(store.Eq("instance_id", p.Instance), store.Before("expires_at", now)); err != nil {
+			return err
+		}
+		open, err := nonces.Count(store.Eq("instance_id", p.Instance))
+		if err != nil {
+			return err
+		}
+		if open >= maxNonces {
+			return problem.TooMany(time.Minute)
+		}
+		return nonces.Insert(&store.Nonce{InstanceID: p.Instance, Value: value, ExpiresAt: now.Add(NonceLife)})
+	})
+	return api.NonceResponse{Nonce: value, ExpireSeconds: int64(NonceLife / time.Second), Time: now}, err
+}
+
+// maxNonces bounds the unused challenges of one machine.
+const maxNonces = 64
+
+// UseNonce spends a challenge of the calling machine.
+func UseNonce(t *store.Tenant, p tenant.Principal, value string) error {
+	n, err := store.In[store.Nonce](t).DeleteWhere(store.Eq("instance_id", p.Instance), store.Eq("value", value),
+		store.After("expires_at", t.Now()))
+	if err != nil {
+		return err
+	}
+	if n != 1 {
+		return problem.New(409, "nonce-refused", "The nonce does not count",
+			"It was used already, has ended, or was not given to this machine.", "Fetch a new nonce, collect evidence for it, and ask again.")
+	}
+	return nil
+}
+
+// CheckPublicKey refuses what cannot be an HPKE public key.
+func CheckPublicKey(key []byte) error {
+	if keystore.CheckPublicKey(key) != nil {
+		return problem.Invalid("public_key", "is not an MLKEM768-X25519 key")
+	}
+	return nil
+}
+
+// Ask starts a key request of the calling machine.
+func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.Call, in api.KeyRequest) (api.KeyRequestStatus, error) {
+	if err := CheckPublicKey(in.PublicKey); err != nil {
+		return api.KeyRequestStatus{}, err
+	}
+	if err := checkEvidence(in.Evidence); err != nil {
+		return api.KeyRequestStatus{}, err
+	}
+	if in.Evidence.Nonce != in.Nonce {
+		return api.KeyRequestStatus{}, problem.Invalid("evidence.nonce", "answers another nonce than the request's")
+	}
+	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyRequestStatus, error) {
+		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
+			return api.KeyRequestStatus{}, err
+		}
+		if err := UseNonce(t, p, in.Nonce); err != nil {
+			return api.KeyRequestStatus{}, err
+		}
+		return s.ask(t, p, in)
+	})
+}
+
+func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (api.KeyRequestStatus, error) {
+	none := api.KeyRequestStatus{}
+	d, err := store.In[store.Device](t).First(store.Eq("id", in.DeviceID), store.ForUpdate())
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return none, err
+	}
+	if err != nil || d.InstanceID != p.Instance {
+		return none, s.foreign(t, p, in.DeviceID)
+	}
+	if d.Volume == nil || d.Status != api.DeviceEncrypted && d.Status != api.DeviceInUse {
+		return none, problem.New(409, "device-not-encrypted", "The device has no volume to unlock",
+			fmt.Sprintf("Device %q is %q.", d.Name, d.Status), "Configure and encrypt it first.")
+	}
+	if d.RAIDSetID != "" {
+		return none, problem.New(409, "device-in-raid-set", "The device belongs to a RAID set",
+			"Its volume is one part of a RAID 0 set and cannot be opened alone.", "Delete the RAID set to use its devices one by one.")
+	}
+	if err := exclusive(t, d, p.Instance); err != nil {
+		return none, err
+	}
+	inst, err := store.In[store.Instance](t).Get(p.Instance)
+	if err != nil {
+		return none, err
+	}
+	previous, err := newest(t, d.ID, p.Instance)
+	if err != nil {
+		return none, err
+	}
+	pol, err := policyOf(t, d.PolicyID)
+	if err != nil {
+		return none, err
+	}
+	verdict, err := appraise(t, pol, d, inst, in.Evidence, p.Address, t.Now())
+	if err != nil {
+		return none, err
+	}
+	c := change{event: EventAsked, reason: verdict.Reason, ctx: Ctx{Verdict: verdict, PolicyDecides: true},
+		detail: map[string]string{"address": p.Address}}
+	if previous != nil {
+		if c.ctx.PolicyDecides, err = policyDecides(t, *previous); err != nil {
+			return none, err
+		}
+		c.ctx.Former = former(*previous, pol.ID, verdict, t.Now())
+		if err := s.supersede(t, p, previous); err != nil {
+			return none, err
+		}
+	}
+	number, err := nextNumber(t)
+	if err != nil {
+		return none, err
+	}
+	r := store.KeyRequest{Number: number, DeviceID: d.ID, InstanceID: inst.ID, ImageID: inst.ImageID, PolicyID: pol.ID,
+		Verdict: verdict, Evidence: in.Evidence, SourceIP: p.Address, Nonce: in.Nonce, PublicKey: in.PublicKey}
+	res, err := s.move(t, p, &r, c)
+	if err != nil {
+		return none, err
+	}
+	if withinLeaseTaken(res) {
+		r.Reason = "Re-delivery within the lease: this machine held the key, and its evidence is no worse than when that was approved."
+		if err := store.In[store.KeyRequest](t).Update(&r); err != nil {
+			return none, err
+		}
+	}
+	if !c.ctx.PolicyDecides {
+		if err := stands(t, p, &r); err != nil {
+			return none, err
+		}
+	}
+	inst.Evidence = in.Evidence
+	if err := inventory.Seen(t, p, &inst); err != nil {
+		return none, err
+	}
+	return status(t, r)
+}
+
+// foreign refuses a device that the machine did not publish last, or that does not exist; the two look the same.
+func (s *Service) foreign(t *store.Tenant, p tenant.Principal, deviceID string) error {
+	if len(deviceID) > 64 {
+		deviceID = deviceID[:64]
+	}
+	err := auditlog.Append(t, auditlog.Entry{Category: "key", Event: "key-request.refused", Actor: p.Actor(),
+		Subject: strings.ToValidUTF8(strings.ReplaceAll(deviceID, "\x00", "?"), "?"),
+		Detail:  map[string]string{"reason": "not this machine's device", "address": p.Address}})
+	if err != nil {
+		return err
+	}
+	return idempotency.Keep(problem.New(403, "not-your-device", "Not this machine's device",
+		"The device was not in this machine's last inventory.", "Publish the inventory again, then ask for a device that it lists."))
+}
+
+// exclusive refuses a key that another machine holds, or may still hold. A read-only volume may be shared.
+func exclusive(t *store.Tenant, d store.Device, instanceID string) error {
+	if d.Access == api.AccessReadOnly {
+		return nil
+	}
+	rows, err := store.In[store.KeyRequest](t).List(store.Eq("device_id", d.ID), store.Ne("instance_id", instanceID),
+		store.OneOf("status", keyOut()))
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	name := rows[0].InstanceID
+	if other, err := store.In[store.Instance](t).Get(name); err == nil {
+		name = other.HostName
+	}
+	return problem.New(409, "device-in-use", "The device is in use by another machine",
+		fmt.Sprintf("Machine %q holds the key of %q read-write (request %d, %s).", name, d.Name, rows[0].Number, rows[0].Status),
+		"Stop its use there, or revoke that key, and ask again.")
+}
+
+// keyOut are the statuses in which a machine may hold the key.
+func keyOut() []api.KeyStatus {
+	return slices.DeleteFunc([]api.KeyStatus{api.KeyPending, api.KeyApproved, api.KeyDelivered, api.KeyDenied, api.KeyRevokePending,
+		api.KeyRevokeIgnored, api.KeyRevoking, api.KeyRevoked, api.KeyExpired, api.KeyFailure},
+		func(k api.KeyStatus) bool { return !KeyOut(k) })
+}
+
+// newest is the machine's latest request for the device; nil when it never asked.
+func newest(t *store.Tenant, deviceID, instanceID string) (*store.KeyRequest, error) {
+	r, err := store.In[store.KeyRequest](t).First(store.Eq("device_id", deviceID), store.Eq("instance_id", instanceID), store.Desc("number"))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return &r, err
+}
+
+// supersede ends the machine's earlier request, which a new one replaces: who asks has no key.
+func (s *Service) supersede(t *store.Tenant, p tenant.Principal, r *store.KeyRequest) error {
+	if Ended(r.Status) {
+		return nil
+	}
+	if r.Status == api.KeyRevoking {
+		return problem.New(409, "revoke-in-progress", "The key is being revoked",
+			fmt.Sprintf("Request %d of this machine is being revoked, and the machine has not confirmed it.", r.Number),
+			"Report \"revoked\" for that request first; it also ends with its lease.")
+	}
+	reason := "Superseded by a new request of the same machine."
+	if KeyOut(r.Status) {
+		reason = "The agent restarted and asked again."
+	}
+	_, err := s.move(t, p, r, change{event: EventSuperseded, reason: reason})
+	return err
+}
+
+// former is the state of an earlier request whose key may be delivered again without a person: its lease runs, the same
+// policy judges, and no rule fails now that did not fail when it was approved.
+func former(r store.KeyRequest, policyID string, now api.Verdict, at time.Time) *State {
+	if r.Status != api.KeyDelivered || r.PolicyID != policyID || r.LeaseExpiresAt == nil || !r.LeaseExpiresAt.After(at) {
+		return nil
+	}
+	before := failedRules(r.Verdict)
+	for _, rule := range failedRules(now) {
+		if !slices.Contains(before, rule) {
+			return nil
+		}
+	}
+	return &State{Status: r.Status, Integrity: r.Integrity}
+}
+
+func failedRules(v api.Verdict) []string {
+	var out []string
+	for _, f := range v.Findings {
+		if f.Status == api.RuleFailed {
+			out = append(out, string(f.Fact)+" "+f.Condition)
+		}
+	}
+	return out
+}
+
+func withinLeaseTaken(res Result) bool {
+	return slices.ContainsFunc(res.Effects, func(e Effect) bool {
+		return e.Kind == "audit" && e.Name == "key-request.approved-within-lease"
+	})
+}
+
+func nextNumber(t *store.Tenant) (int64, error) {
+	last, err := store.In[store.KeyRequest](t).First(store.Desc("number"))
+	if errors.Is(err, store.ErrNotFound) {
+		return 1, nil
+	}
+	return last.Number + 1, err
+}
+
+// appraise judges evidence by the device's policy.
+func appraise(t *store.Tenant, pol store.Policy, d store.Device, inst store.Instance, e api.Evidence, address string, asked time.Time) (api.Verdict, error) {
+	in, err := store.In[store.PolicyImage](t).Count(store.Eq("policy_id", pol.ID), store.Eq("image_id", inst.ImageID))
+	if err != nil {
+		return api.Verdict{}, err
+	}
+	return policy.Appraise(policyset.View(pol), policy.Context{
+		Evidence: e, Observed: observed(inst, address, asked), DeviceInPolicy: d.PolicyID == pol.ID,
+		// A device that people assigned to an image belongs to machines of that image only.
+		ImageInPolicy: in > 0 && (d.ImageID == "" || d.ImageID == inst.ImageID),
+		Now:           t.Now(),
+	}), nil
+}

@@ -1,0 +1,138 @@
+package keyrequest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/policyset"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// maxReason is the longest reason of a decision, in characters.
+const maxReason = 1024
+
+// Approve approves a pending request.
+func (s *Service) Approve(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
+	return s.decide(ctx, p, id, in, EventApproved, "Approved by "+p.UserName+".")
+}
+
+// Deny refuses a request whose key has not been delivered.
+func (s *Service) Deny(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
+	return s.decide(ctx, p, id, in, EventDenied, "Denied by "+p.UserName+".")
+}
+
+// Revoke takes a delivered key back.
+func (s *Service) Revoke(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
+	return s.decide(ctx, p, id, in, EventRevokedByPerson, "Revoked by "+p.UserName+".")
+}
+
+// Ignore keeps a key that a failed check is about to revoke.
+func (s *Service) Ignore(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
+	return s.decide(ctx, p, id, in, EventIgnored, "The failed check is ignored by "+p.UserName+".")
+}
+
+func (s *Service) decide(ctx context.Context, p tenant.Principal, id string, in api.Decision, e Event, what string) error {
+	in.Reason = strings.TrimSpace(in.Reason)
+	if utf8.RuneCountInString(in.Reason) > maxReason || !plain(in.Reason, 4*maxReason) {
+		return problem.Invalid("reason", "is longer than 1024 characters or not plain text")
+	}
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		r, err := request(t, id)
+		if err != nil {
+			return err
+		}
+		if in.Version != 0 {
+			now, err := version(t, id)
+			if err != nil {
+				return err
+			}
+			if now != in.Version {
+				return problem.Stale("key request")
+			}
+		}
+		if e == EventApproved {
+			if err := deliverable(t, r); err != nil {
+				return err
+			}
+		}
+		c := change{event: e, reason: what}
+		if in.Reason != "" {
+			c.reason += " Reason: " + in.Reason
+		}
+		now := t.Now()
+		r.DecidedBy, r.DecidedAt = p.UserName, &now
+		_, err = s.move(t, p, &r, c)
+		return err
+	})
+}
+
+// deliverable refuses to approve what could not be delivered.
+func deliverable(t *store.Tenant, r store.KeyRequest) error {
+	d, err := store.In[store.Device](t).Get(r.DeviceID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err != nil || d.Volume == nil {
+		return problem.Conflict("The device was deleted or unconfigured since the request, so there is no key to approve.",
+			"Deny the request, or let the machine ask again.")
+	}
+	return exclusive(t, d, r.InstanceID)
+}
+
+// unknown are the ratings of requests that no policy could judge because of who is in it.
+var unknown = []api.Integrity{api.IntegrityUnknownDevPolicy, api.IntegrityUnknownImgPolicy, api.IntegrityUnknownMismatch, api.IntegrityUnknownNoRules}
+
+// AssignPolicy moves the device of an Unknown request into a policy, the machine's image too where it is not in it yet,
+// and has the request judged by it on the evidence that came with it.
+func (s *Service) AssignPolicy(ctx context.Context, p tenant.Principal, id string, in api.PolicyAssignment) error {
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		r, err := request(t, id)
+		if err != nil {
+			return err
+		}
+		if r.Status != api.KeyPending || !slices.Contains(unknown, r.Integrity) {
+			return problem.Conflict("A policy is assigned from a pending request that is rated Unknown.", "Move the device by editing the policy instead.")
+		}
+		pol, err := store.In[store.Policy](t).Get(in.PolicyID)
+		if errors.Is(err, store.ErrNotFound) {
+			return problem.Invalid("policy_id", "there is no such policy")
+		}
+		if err != nil {
+			return err
+		}
+		if err := policyset.MoveDevice(t, p, r.DeviceID, pol.ID); err != nil {
+			return err
+		}
+		inst, err := store.In[store.Instance](t).Get(r.InstanceID)
+		if err != nil {
+			return err
+		}
+		if err := policyset.AddImage(t, p, inst.ImageID, pol.ID); err != nil {
+			return err
+		}
+		d, err := store.In[store.Device](t).Get(r.DeviceID)
+		if err != nil {
+			return err
+		}
+		verdict, err := appraise(t, pol, d, inst, r.Evidence, r.SourceIP, r.CreatedAt)
+		if err != nil {
+			return err
+		}
+		decides, err := policyDecides(t, r)
+		if err != nil {
+			return err
+		}
+		r.PolicyID, r.Verdict, r.ImageID = pol.ID, verdict, inst.ImageID
+		_, err = s.move(t, p, &r, change{event: EventPolicyAssigned, reason: verdict.Reason, ctx: Ctx{Verdict: verdict, PolicyDecides: decides},
+			detail: map[string]string{"policy_name": pol.Name}})
+		return err
+	})
+}

@@ -1,0 +1,91 @@
+package keyrequest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/idempotency"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// Status returns a request of the calling machine. With a wait it is held back until the request's version differs from
+// after, or the wait is over.
+func (s *Service) Status(ctx context.Context, p tenant.Principal, id string, wait time.Duration, after int64) (api.KeyRequestStatus, error) {
+	var out api.KeyRequestStatus
+	err := s.waitFor(ctx, p.AccountID, wait, []string{feed.KeyRequest(id)}, func() (bool, error) {
+		err := s.Store.View(ctx, func(tx *store.Tx) error {
+			t := tx.Tenant(p.AccountID)
+			r, err := own(t, p, id)
+			if err != nil {
+				return err
+			}
+			out, err = status(t, r)
+			return err
+		})
+		return out.Version != after, err
+	})
+	return out, err
+}
+
+// Deliver seals the key of an approved request to its machine, once. Delivered and its audit record are committed with
+// the sealed answer, before it leaves.
+func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.DeliveryRequest) (api.KeyDelivery, error) {
+	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyDelivery, error) {
+		none := api.KeyDelivery{}
+		r, err := own(t, p, id)
+		if err != nil {
+			return none, err
+		}
+		if !bytes.Equal(r.PublicKey, in.PublicKey) {
+			return none, problem.Invalid("public_key", "is not the one that the request was made with")
+		}
+		if r.DeliveredAt != nil {
+			return none, problem.New(409, "already-delivered", "The key was delivered already",
+				fmt.Sprintf("Request %d was delivered at %s.", r.Number, r.DeliveredAt.UTC().Format(time.RFC3339)),
+				"Ask for the key again; within the lease that needs no person.")
+		}
+		if r.Status != api.KeyApproved {
+			return none, problem.New(409, "not-approved", "The request is not approved",
+				fmt.Sprintf("Request %d is %s.", r.Number, r.Status), "Wait until it is Approved.")
+		}
+		d, err := store.In[store.Device](t).First(store.Eq("id", r.DeviceID), store.ForUpdate())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return none, err
+		}
+		if err != nil || d.Volume == nil || d.InstanceID != p.Instance {
+			return none, problem.Conflict("The device was deleted, unconfigured or moved to another machine since the request.",
+				"Publish the inventory and ask again.")
+		}
+		if err := exclusive(t, d, p.Instance); err != nil {
+			return none, err
+		}
+		key, err := inventory.CurrentKey(t, d.ID)
+		if err != nil {
+			return none, fmt.Errorf("reading the key of device %q: %w", d.Name, err)
+		}
+		account, err := inventory.AccountKey(t)
+		if err != nil {
+			return none, err
+		}
+		if _, err := s.move(t, p, &r, change{event: EventDelivered, reason: "The key was delivered.", detail: map[string]string{"address": p.Address}}); err != nil {
+			return none, err
+		}
+		lease := int64(r.LeaseExpiresAt.Sub(*r.DeliveredAt) / time.Second)
+		out, err := keystore.SealFor(s.Root, r.PublicKey, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
+			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key))
+		if err != nil {
+			return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, err)
+		}
+		out.Volume, out.Device = *d.Volume, inventory.AssignedView(d)
+		return out, nil
+	})
+}

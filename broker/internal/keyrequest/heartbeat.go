@@ -1,0 +1,204 @@
+package keyrequest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// maxHeld bounds the held keys of one heartbeat.
+const maxHeld = 4096
+
+// Heartbeat notes that a machine lives, renews the leases of the keys that it rightly holds, and tells it what to do.
+func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Heartbeat) (api.HeartbeatResponse, error) {
+	if err := checkEvidence(in.Evidence); err != nil {
+		return api.HeartbeatResponse{}, err
+	}
+	if len(in.Held) > maxHeld {
+		return api.HeartbeatResponse{}, problem.Invalid("held", "are more keys than a machine can have")
+	}
+	var out api.HeartbeatResponse
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
+			return err
+		}
+		inst, err := store.In[store.Instance](t).Get(p.Instance)
+		if err != nil {
+			return err
+		}
+		returned := inst.Missing
+		inst.Evidence = in.Evidence
+		if err := inventory.Seen(t, p, &inst); err != nil {
+			return err
+		}
+		out = api.HeartbeatResponse{Leases: []api.Lease{}, Time: t.Now()}
+		if out.NextSeconds, err = heartbeatSeconds(t, p.Instance); err != nil {
+			return err
+		}
+		strays, err := s.renew(t, p, in.Held, &out)
+		if err != nil {
+			return err
+		}
+		if out.Commands, err = s.commands(t, p.Instance); err != nil {
+			return err
+		}
+		for _, c := range strays {
+			if !slices.ContainsFunc(out.Commands, func(o api.Command) bool { return o.Kind == c.Kind && o.RequestID == c.RequestID }) {
+				out.Commands = append(out.Commands, c)
+			}
+		}
+		if returned {
+			t.AfterCommit(func() { s.Feed.Publish(p.AccountID, feed.TopicInstances, feed.TopicKeyRequests) })
+		}
+		return nil
+	})
+	return out, err
+}
+
+// renew extends the leases of held keys. A key that the machine has no right to any more comes back as a command to give
+// it up: nothing but the machine's own list shows that it is there.
+func (s *Service) renew(t *store.Tenant, p tenant.Principal, held []api.HeldKey, out *api.HeartbeatResponse) ([]api.Command, error) {
+	var strays []api.Command
+	for _, h := range held {
+		r, err := store.In[store.KeyRequest](t).Get(h.RequestID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if err != nil || r.InstanceID != p.Instance || r.DeviceID != h.DeviceID || !LeaseRenewed(r.Status) {
+			mode := r.RevokeMode
+			if err != nil || r.InstanceID != p.Instance || mode == "" {
+				mode = api.RevokeUnmount
+			}
+			strays = append(strays, api.Command{Kind: api.CommandRevoke, RequestID: h.RequestID, DeviceID: h.DeviceID, Mode: mode,
+				Reason: "The broker does not count this key as delivered to this machine."})
+			continue
+		}
+		pol, err := policyOf(t, r.PolicyID)
+		if err != nil {
+			return nil, err
+		}
+		end := t.Now().Add(seconds(pol.LeaseSeconds))
+		r.LeaseExpiresAt = &end
+		if h.Mounted && !r.Mounted {
+			r.Mounted = true
+			if err := s.inUse(t, p, &r); err != nil {
+				return nil, err
+			}
+			s.announce(t, &r, r.Status)
+		}
+		if err := store.In[store.KeyRequest](t).Update(&r); err != nil {
+			return nil, err
+		}
+		out.Leases = append(out.Leases, api.Lease{RequestID: r.ID, Seconds: pol.LeaseSeconds})
+	}
+	return strays, nil
+}
+
+// heartbeatSeconds is the smallest heartbeat of the policies of a machine's devices.
+func heartbeatSeconds(t *store.Tenant, instanceID string) (int64, error) {
+	devices, err := store.In[store.Device](t).List(store.Eq("instance_id", instanceID))
+	if err != nil {
+		return 0, err
+	}
+	least := int64(0)
+	seen := map[string]bool{}
+	for _, d := range devices {
+		if seen[d.PolicyID] {
+			continue
+		}
+		seen[d.PolicyID] = true
+		pol, err := policyOf(t, d.PolicyID)
+		if err != nil {
+			return 0, err
+		}
+		if least == 0 || pol.HeartbeatSeconds < least {
+			least = pol.HeartbeatSeconds
+		}
+	}
+	if least > 0 {
+		return least, nil
+	}
+	pol, err := policyOf(t, "")
+	if errors.Is(err, store.ErrNotFound) {
+		return 30, nil // no policy yet, so no device either
+	}
+	return pol.HeartbeatSeconds, err
+}
+
+// toldList is a command list that an instance has been told.
+type toldList struct {
+	list []api.Command
+	at   time.Time
+}
+
+// hold is how long an unchanged command list is held back.
+const hold = 5 * time.Second
+
+// Commands lists what the calling machine is asked to do, and waits until there is something new.
+func (s *Service) Commands(ctx context.Context, p tenant.Principal, wait time.Duration) (api.CommandList, error) {
+	out := api.CommandList{Commands: []api.Command{}}
+	err := s.waitFor(ctx, p.AccountID, wait, []string{feed.Instance(p.Instance)}, func() (bool, error) {
+		err := s.Store.View(ctx, func(tx *store.Tx) error {
+			list, err := s.commands(tx.Tenant(p.AccountID), p.Instance)
+			if err == nil {
+				out.Commands = list
+			}
+			return err
+		})
+		if err != nil || len(out.Commands) == 0 {
+			return false, err
+		}
+		return wait <= 0 || s.news(p.Instance, out.Commands), nil
+	})
+	return out, err
+}
+
+// news says that a list differs from what the instance was told last, or was told long enough ago to be repeated.
+func (s *Service) news(instanceID string, list []api.Command) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for id, l := range s.told {
+		if now.Sub(l.at) > time.Minute {
+			delete(s.told, id)
+		}
+	}
+	last, ok := s.told[instanceID]
+	if ok && sameCommands(last.list, list) && now.Sub(last.at) < hold {
+		return false
+	}
+	s.told[instanceID] = toldList{list: list, at: now}
+	return true
+}
+
+func sameCommands(a, b []api.Command) bool {
+	return slices.EqualFunc(a, b, func(x, y api.Command) bool {
+		return x.Kind == y.Kind && x.JobID == y.JobID && x.RequestID == y.RequestID && x.DeviceID == y.DeviceID && x.Mode == y.Mode
+	})
+}
+
+// commands lists jobs and revocations of a machine.
+func (s *Service) commands(t *store.Tenant, instanceID string) ([]api.Command, error) {
+	out := []api.Command{}
+	revoking, err := store.In[store.KeyRequest](t).List(store.Eq("instance_id", instanceID), store.Eq("status", api.KeyRevoking))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range revoking {
+		out = append(out, api.Command{Kind: api.CommandRevoke, RequestID: r.ID, DeviceID: r.DeviceID, Mode: r.RevokeMode, Reason: r.Reason})
+	}
+	if s.Jobs == nil {
+		return out, nil
+	}
+	jobs, err := s.Jobs.Commands(t, instanceID)
+	return append(out, jobs...), err
+}

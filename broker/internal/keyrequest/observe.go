@@ -1,0 +1,74 @@
+package keyrequest
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+)
+
+// Limits on evidence; generous for machines with many listening ports.
+const (
+	maxFacts      = 256
+	maxValues     = 4096 // per fact
+	maxValueBytes = 16 << 10
+	maxNameBytes  = 128
+)
+
+// observed are the facts that the broker itself vouches for.
+func observed(inst store.Instance, address string, asked time.Time) []api.Fact {
+	now := asked.UTC()
+	fact := func(name api.FactName, source, value string) api.Fact {
+		return api.Fact{Name: name, Values: []string{value}, Source: source, Grade: api.GradeBrokerObserved, At: now}
+	}
+	facts := []api.Fact{
+		fact(api.FactRequestDate, "broker clock", now.Format(time.RFC3339)),
+		fact(api.FactFirstSeen, "broker records", inst.FirstSeenAt.UTC().Format(time.RFC3339)),
+	}
+	if inst.LastSeenAt != nil {
+		facts = append(facts, fact(api.FactLastSeen, "broker records", inst.LastSeenAt.UTC().Format(time.RFC3339)))
+	}
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return facts
+	}
+	if ip = ip.Unmap().WithZone(""); ip.Is4() {
+		return append(facts, fact(api.FactSourceIPv4, "connection", ip.String()))
+	}
+	return append(facts, fact(api.FactSourceIPv6, "connection", ip.String()))
+}
+
+// checkEvidence bounds what a machine says; what it means is the policy's business.
+func checkEvidence(e api.Evidence) error {
+	if len(e.Facts) > maxFacts {
+		return problem.Invalid("evidence.facts", fmt.Sprintf("are more than %d", maxFacts))
+	}
+	for i, f := range e.Facts {
+		field := fmt.Sprintf("evidence.facts[%d]", i)
+		if len(f.Values) > maxValues {
+			return problem.Invalid(field+".values", fmt.Sprintf("are more than %d", maxValues))
+		}
+		if !plain(string(f.Name), maxNameBytes) || f.Name == "" {
+			return problem.Invalid(field+".name", "is not a fact's name")
+		}
+		for _, text := range append([]string{f.Source, string(f.Grade), f.Missing}, f.Values...) {
+			if !plain(text, maxValueBytes) {
+				return problem.Invalid(field, fmt.Sprintf("holds text that is not plain or longer than %d bytes", maxValueBytes))
+			}
+		}
+	}
+	return nil
+}
+
+// plain accepts UTF-8 without control characters but line ends and tabs, as user data has them.
+func plain(text string, most int) bool {
+	return len(text) <= most && utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t'
+	})
+}

@@ -1,0 +1,209 @@
+package keyrequest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// Filter selects rows of Running Instances. No statuses mean all that are not Expired; Query is found in the names of
+// device, instance, image and policy; Page counts from 1, and a Size of 0 returns all.
+type Filter struct {
+	Query      string
+	Statuses   []api.KeyStatus
+	Page, Size int
+}
+
+// names resolves IDs for rows.
+type names struct {
+	devices, images, policies map[string]string
+	instances                 map[string]store.Instance
+}
+
+// List returns the newest request of every device on every running machine, newest first, and the counters of the page.
+// Machines that are missing are left out.
+func (s *Service) List(ctx context.Context, p tenant.Principal, f Filter) (api.RunningInstances, error) {
+	out := api.RunningInstances{Rows: []api.RunningInstance{}}
+	err := s.Store.View(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		n, err := namesOf(t)
+		if err != nil {
+			return err
+		}
+		requests, err := current(t, slices.Contains(f.Statuses, api.KeyExpired))
+		if err != nil {
+			return err
+		}
+		out.Rows = out.Rows[:0]
+		instances := map[string]bool{}
+		var chosen []store.KeyRequest
+		for _, r := range requests {
+			inst, ok := n.instances[r.InstanceID]
+			if !ok || inst.Missing {
+				continue
+			}
+			if r.Status != api.KeyExpired {
+				instances[r.InstanceID] = true
+			}
+			switch r.Status {
+			case api.KeyPending:
+				out.Pending++
+			case api.KeyApproved, api.KeyDelivered:
+				out.Approved++
+			}
+			if f.matches(r, n) {
+				chosen = append(chosen, r)
+			}
+		}
+		out.Instances, out.Total = int64(len(instances)), int64(len(chosen))
+		for _, r := range page(chosen, f.Page, f.Size) {
+			row, err := n.row(t, r)
+			if err != nil {
+				return err
+			}
+			out.Rows = append(out.Rows, row)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// current lists the newest request of every pair of device and machine, newest first.
+func current(t *store.Tenant, expired bool) ([]store.KeyRequest, error) {
+	filters := []store.Filter{store.Desc("number")}
+	if !expired {
+		filters = append(filters, store.Ne("status", api.KeyExpired))
+	}
+	all, err := store.In[store.KeyRequest](t).List(filters...)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[[2]string]bool{}
+	var out []store.KeyRequest
+	for _, r := range all {
+		pair := [2]string{r.DeviceID, r.InstanceID}
+		if seen[pair] {
+			continue
+		}
+		seen[pair] = true
+		if !expired && (Ended(r.Status) || r.Status == api.KeyRevoked) {
+			// A newer request of the pair may have expired since; then this one is history.
+			last, err := newest(t, r.DeviceID, r.InstanceID)
+			if err != nil {
+				return nil, err
+			}
+			if last.ID != r.ID {
+				continue
+			}
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func (f Filter) matches(r store.KeyRequest, n names) bool {
+	if len(f.Statuses) > 0 && !slices.Contains(f.Statuses, r.Status) {
+		return false
+	}
+	if f.Query == "" {
+		return true
+	}
+	text := strings.ToLower(strings.Join([]string{n.devices[r.DeviceID], n.instances[r.InstanceID].HostName, n.images[r.ImageID], n.policies[r.PolicyID]}, "\x00"))
+	return strings.Contains(text, strings.ToLower(f.Query))
+}
+
+// Get returns a request with its findings and history.
+func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.KeyRequestDetail, error) {
+	var out api.KeyRequestDetail
+	err := s.Store.View(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		r, err := request(t, id)
+		if err != nil {
+			return err
+		}
+		n, err := namesOf(t)
+		if err != nil {
+			return err
+		}
+		row, err := n.row(t, r)
+		if err != nil {
+			return err
+		}
+		out = api.KeyRequestDetail{RunningInstance: row, Verdict: r.Verdict, Reason: r.Reason, DecidedBy: r.DecidedBy,
+			DecidedAt: r.DecidedAt, LeaseExpiresAt: r.LeaseExpiresAt, RevokeDueAt: r.RevokeDueAt, History: []api.KeyRequestEvent{}}
+		if r.Status != api.KeyRevokePending {
+			out.RevokeDueAt = nil // then it is the broker's own alarm
+		}
+		d, err := store.In[store.Device](t).Get(r.DeviceID)
+		if err == nil {
+			out.Device, err = inventory.View(t, d)
+		} else if errors.Is(err, store.ErrNotFound) {
+			out.Device, err = api.Device{ID: r.DeviceID, Name: row.DeviceName}, nil
+		}
+		if err != nil {
+			return err
+		}
+		events, err := store.In[store.KeyRequestEvent](t).List(store.Eq("request_id", id), store.Asc("created_at"))
+		for _, e := range events {
+			out.History = append(out.History, api.KeyRequestEvent{At: e.CreatedAt, From: e.FromStatus, To: e.ToStatus, Event: e.Event, Actor: e.Actor, Reason: e.Reason})
+		}
+		return err
+	})
+	return out, err
+}
+
+func namesOf(t *store.Tenant) (names, error) {
+	n := names{devices: map[string]string{}, images: map[string]string{}, policies: map[string]string{}, instances: map[string]store.Instance{}}
+	devices, err := store.In[store.Device](t).List()
+	if err != nil {
+		return n, err
+	}
+	for _, d := range devices {
+		n.devices[d.ID] = d.Name
+	}
+	images, err := store.In[store.Image](t).List()
+	if err != nil {
+		return n, err
+	}
+	for _, i := range images {
+		n.images[i.ID] = i.Name
+	}
+	policies, err := store.In[store.Policy](t).List()
+	if err != nil {
+		return n, err
+	}
+	for _, p := range policies {
+		n.policies[p.ID] = p.Name
+	}
+	instances, err := store.In[store.Instance](t).List()
+	for _, i := range instances {
+		n.instances[i.ID] = i
+	}
+	return n, err
+}
+
+func (n names) row(t *store.Tenant, r store.KeyRequest) (api.RunningInstance, error) {
+	v, err := version(t, r.ID)
+	inst := n.instances[r.InstanceID]
+	device := n.devices[r.DeviceID]
+	if device == "" {
+		device = "(deleted device)"
+	}
+	return api.RunningInstance{RequestID: r.ID, Number: r.Number, Status: r.Status, Integrity: r.Integrity, DeviceID: r.DeviceID,
+		DeviceName: device, ImageID: r.ImageID, ImageName: n.images[r.ImageID], InstanceID: r.InstanceID, InstanceName: inst.HostName,
+		Provider: inst.Provider, PolicyID: r.PolicyID, PolicyName: n.policies[r.PolicyID], RequestedAt: r.CreatedAt, Version: v}, err
+}
+
+func page[T any](rows []T, n, size int) []T {
+	if size <= 0 {
+		return rows
+	}
+	from := min(max(n-1, 0)*size, len(rows))
+	return rows[from:min(from+size, len(rows))]
+}

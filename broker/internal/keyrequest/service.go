@@ -1,0 +1,304 @@
+// Package keyrequest carries key requests through their life: asked for by machines, judged by policies, decided by
+// people, delivered once, renewed by heartbeats and taken back. The state of a request changes only through Apply (the
+// table of machine_table.go); state, history, audit record and what follows for the device are committed together.
+package keyrequest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"keyward/broker/api"
+	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+const (
+	// LeaseMargin is how much longer than the lease the broker waits before a key counts as gone: the longest time for
+	// which a client believes in an answer (docs/agent-protocol.md, section 6).
+	LeaseMargin = 10 * time.Second
+	// NonceLife is how long a challenge can be answered.
+	NonceLife = 5 * time.Minute
+	// approvedLife is how long an approved key waits to be collected.
+	approvedLife = time.Hour
+	// pendingLife is how long a request waits for a person.
+	pendingLife = 7 * 24 * time.Hour
+	// revokeAlarm is how long a revocation may go unconfirmed before people are told, each time.
+	revokeAlarm = 5 * time.Minute
+)
+
+// Jobs are the commands of other services for a machine.
+type Jobs interface {
+	// Commands lists what an instance is asked to do; it only reads.
+	Commands(t *store.Tenant, instanceID string) ([]api.Command, error)
+}
+
+// Deps is what the service works with.
+type Deps struct {
+	Store  *store.Store
+	Feed   *feed.Hub
+	Root   keystore.Root
+	Jobs   Jobs
+	Logger *slog.Logger
+	// Observer counts what happened for metrics; nil counts nothing.
+	Observer Observer
+}
+
+// Observer is told of every change of a request's state, after it is durable.
+type Observer interface {
+	KeyRequestMoved(to api.KeyStatus)
+}
+
+// Service handles key requests.
+type Service struct {
+	Deps
+	mu sync.Mutex
+	// told remembers the last command list of each instance, so that an unchanged one is held back.
+	told map[string]toldList
+}
+
+// New makes the service.
+func New(d Deps) *Service {
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	return &Service{Deps: d, told: map[string]toldList{}}
+}
+
+// change is one event on one request.
+type change struct {
+	event  Event
+	ctx    Ctx
+	reason string
+	detail map[string]string
+}
+
+// move applies a change to r, stores it, and leaves history and audit record. With an ID that is empty r is new.
+func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, c change) (Result, error) {
+	from := r.Status
+	res, err := Apply(State{Status: r.Status, Integrity: r.Integrity}, c.event, c.ctx)
+	if err != nil {
+		return res, conflict(err)
+	}
+	r.Status, r.Integrity = res.Next.Status, res.Next.Integrity
+	if c.reason != "" {
+		r.Reason = c.reason
+	}
+	if err := s.carryOut(t, p, r, c, res.Effects); err != nil {
+		return res, err
+	}
+	requests := store.In[store.KeyRequest](t)
+	if r.ID == "" {
+		err = requests.Insert(r)
+	} else {
+		err = requests.Update(r)
+	}
+	if err != nil {
+		return res, err
+	}
+	if from == r.Status && len(res.Effects) == 0 {
+		return res, nil
+	}
+	if err := note(t, p, r, from, c); err != nil {
+		return res, err
+	}
+	for _, e := range res.Effects {
+		if e.Kind != "audit" {
+			continue
+		}
+		if err := auditlog.Append(t, s.record(p, r, e.Name, c)); err != nil {
+			return res, err
+		}
+	}
+	s.announce(t, r, from)
+	return res, nil
+}
+
+// note adds a line to the request's history.
+func note(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, from api.KeyStatus, c change) error {
+	return store.In[store.KeyRequestEvent](t).Insert(&store.KeyRequestEvent{RequestID: r.ID, FromStatus: from, ToStatus: r.Status,
+		Event: string(c.event), Actor: p.Actor(), Reason: c.reason})
+}
+
+func (s *Service) record(p tenant.Principal, r *store.KeyRequest, event string, c change) auditlog.Entry {
+	detail := map[string]string{"number": fmt.Sprint(r.Number), "device": r.DeviceID, "instance": r.InstanceID, "policy": r.PolicyID,
+		"status": string(r.Status), "integrity": string(r.Integrity)}
+	if c.reason != "" {
+		detail["reason"] = c.reason
+	}
+	for k, v := range c.detail {
+		detail[k] = v
+	}
+	return auditlog.Entry{Category: "key", Event: event, Actor: p.Actor(), Subject: r.ID, Detail: detail}
+}
+
+// announce wakes who waits for the request, once it is durable.
+func (s *Service) announce(t *store.Tenant, r *store.KeyRequest, from api.KeyStatus) {
+	account, id, instance, to := t.AccountID(), r.ID, r.InstanceID, r.Status
+	t.AfterCommit(func() {
+		if s.Observer != nil && from != to {
+			s.Observer.KeyRequestMoved(to)
+		}
+		s.Feed.Publish(account, feed.TopicKeyRequests, feed.TopicDevices, feed.KeyRequest(id), feed.Instance(instance))
+	})
+}
+
+// carryOut does what belongs to a change, on r and its device. Seal-key is the delivery's own work.
+func (s *Service) carryOut(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, c change, list []Effect) error {
+	now := t.Now()
+	for _, e := range list {
+		switch e.Kind {
+		case EffectStartLease:
+			pol, err := policyOf(t, r.PolicyID)
+			if err != nil {
+				return err
+			}
+			end := now.Add(seconds(pol.LeaseSeconds))
+			r.DeliveredAt, r.LeaseExpiresAt, r.RevokeMode = &now, &end, pol.RevokeMode
+		case EffectEndLease:
+			r.LeaseExpiresAt = nil
+		case EffectSendRevoke:
+			pol, err := policyOf(t, r.PolicyID)
+			if err != nil {
+				return err
+			}
+			// From now on this is when the broker looks whether the agent has confirmed.
+			due := now.Add(revokeAlarm)
+			r.RevokeMode, r.RevokeDueAt = pol.RevokeMode, &due
+		case EffectArmTimer:
+			at := r.CreatedAt
+			if at.IsZero() {
+				at = now
+			}
+			at = at.Add(seconds(c.ctx.Verdict.ApproveAfterSeconds))
+			r.ApproveAt = &at
+		case EffectDisarmTimer:
+			r.ApproveAt = nil
+		case EffectDisarmRevoke:
+			r.RevokeDueAt = nil
+		case EffectMarkMounted:
+			r.Mounted = true
+			if err := s.inUse(t, p, r); err != nil {
+				return err
+			}
+		case EffectMarkUnmounted:
+			r.Mounted = false
+			if err := s.outOfUse(t, p, r); err != nil {
+				return err
+			}
+		case EffectClose:
+			r.EndedAt, r.RevokeDueAt = &now, nil
+		case EffectReopen:
+			r.EndedAt = nil
+		}
+	}
+	if r.Status == api.KeyRevoked {
+		r.RevokeDueAt = nil
+	}
+	return nil
+}
+
+// inUse shows on the device that its volume is mounted.
+func (s *Service) inUse(t *store.Tenant, p tenant.Principal, r *store.KeyRequest) error {
+	d, err := store.In[store.Device](t).Get(r.DeviceID)
+	if err != nil || d.Status == api.DeviceInUse {
+		return err
+	}
+	_, err = inventory.Move(t, p, &d, inventory.Mounted, inventory.Ctx{}, "")
+	return err
+}
+
+// outOfUse shows that it is not, unless another machine has it mounted too (read-only volumes may be shared).
+func (s *Service) outOfUse(t *store.Tenant, p tenant.Principal, r *store.KeyRequest) error {
+	others, err := store.In[store.KeyRequest](t).Count(store.Eq("device_id", r.DeviceID), store.Eq("mounted", true), store.Ne("id", r.ID))
+	if err != nil || others > 0 {
+		return err
+	}
+	d, err := store.In[store.Device](t).Get(r.DeviceID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil || d.Status != api.DeviceInUse {
+		return err
+	}
+	_, err = inventory.Move(t, p, &d, inventory.Unmounted, inventory.Ctx{LastMount: true}, "")
+	return err
+}
+
+// policyOf is the policy that judged a request. A policy can only be deleted once its devices have moved on; then its
+// requests follow the default policy.
+func policyOf(t *store.Tenant, id string) (store.Policy, error) {
+	pol, err := store.In[store.Policy](t).Get(id)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.In[store.Policy](t).First(store.Eq("is_default", true))
+	}
+	return pol, err
+}
+
+// conflict turns a refusal of the machine into a problem.
+func conflict(err error) error {
+	var r *Refused
+	if errors.As(err, &r) {
+		return problem.Conflict(r.Error()+".", "Look at the request's state and history; nothing was changed.")
+	}
+	return err
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
+
+// request reads one request of the account.
+func request(t *store.Tenant, id string) (store.KeyRequest, error) {
+	r, err := store.In[store.KeyRequest](t).Get(id)
+	if errors.Is(err, store.ErrNotFound) {
+		return r, problem.NotFound("key request")
+	}
+	return r, err
+}
+
+// own reads one request of the calling machine; another machine's is not there.
+func own(t *store.Tenant, p tenant.Principal, id string) (store.KeyRequest, error) {
+	r, err := request(t, id)
+	if err == nil && r.InstanceID != p.Instance {
+		return store.KeyRequest{}, problem.NotFound("key request")
+	}
+	return r, err
+}
+
+// waitFor calls look until it says that it is done, ctx ends or wait is over; between calls it waits for the topics.
+// A broker of several on one database learns of another's changes by looking again every two seconds.
+func (s *Service) waitFor(ctx context.Context, accountID string, wait time.Duration, topics []string, look func() (bool, error)) error {
+	if wait <= 0 {
+		_, err := look()
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(wait, MaxWait))
+	defer cancel()
+	sub := s.Feed.Subscribe(accountID, topics...)
+	defer sub.Close()
+	again := time.NewTicker(2 * time.Second)
+	defer again.Stop()
+	for {
+		done, err := look()
+		if err != nil || done {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sub.C():
+			sub.Take()
+		case <-again.C:
+		}
+	}
+}
+
+// MaxWait is the longest that a long poll is held.
+const MaxWait = time.Minute

@@ -1,0 +1,207 @@
+package keyrequest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"keyward/broker/api"
+	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/idempotency"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// due is something whose time has come.
+type due struct {
+	account, id string
+	event       Event // empty: the ID is that of a missing instance
+}
+
+// Tick does what time does: leases that ended, approvals by time, revocations that are due or overdue, requests that
+// nobody collected or decided, machines that fell silent. It is called every second; each change is a transaction of its
+// own that looks again, so several brokers may do it at once and none of them twice.
+func (s *Service) Tick(ctx context.Context) error {
+	var found []due
+	err := s.Store.View(ctx, func(tx *store.Tx) error {
+		found = found[:0]
+		return tx.EachTenant(func(t *store.Tenant) error {
+			list, err := dueIn(t)
+			found = append(found, list...)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("looking for key requests that are due: %w", err)
+	}
+	var errs []error
+	for _, f := range found {
+		err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+			t := tx.Tenant(f.account)
+			if f.event == "" {
+				return s.missing(t, f.id)
+			}
+			return s.fire(t, f)
+		})
+		if err != nil && !errors.Is(err, store.ErrStale) {
+			errs = append(errs, fmt.Errorf("%s of key request or instance %s: %w", f.event, f.id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func dueIn(t *store.Tenant) ([]due, error) {
+	open := []api.KeyStatus{api.KeyPending, api.KeyApproved, api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored, api.KeyRevoking}
+	requests, err := store.In[store.KeyRequest](t).List(store.OneOf("status", open))
+	if err != nil {
+		return nil, err
+	}
+	var out []due
+	for _, r := range requests {
+		if e := dueEvent(t.Now(), r); e != "" {
+			out = append(out, due{t.AccountID(), r.ID, e})
+		}
+	}
+	instances, err := store.In[store.Instance](t).List(store.Eq("missing", false), store.NotNull("last_seen_at"),
+		store.Before("last_seen_at", t.Now().Add(-minSilence)))
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range instances {
+		gone, err := silent(t, i)
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			out = append(out, due{account: t.AccountID(), id: i.ID})
+		}
+	}
+	return out, nil
+}
+
+// dueEvent is what time does to a request now; empty when nothing.
+func dueEvent(now time.Time, r store.KeyRequest) Event {
+	passed := func(at *time.Time) bool { return at != nil && !at.After(now) }
+	switch {
+	case KeyOut(r.Status) && r.LeaseExpiresAt != nil && !r.LeaseExpiresAt.Add(LeaseMargin).After(now):
+		return EventLeaseEnded
+	case r.Status == api.KeyPending && passed(r.ApproveAt):
+		return EventTimer
+	case r.Status == api.KeyRevokePending && passed(r.RevokeDueAt):
+		return EventDue
+	case r.Status == api.KeyRevoking && passed(r.RevokeDueAt):
+		return EventOverdue
+	case r.Status == api.KeyPending && !r.CreatedAt.Add(pendingLife).After(now):
+		return EventExpired
+	case r.Status == api.KeyApproved && !r.UpdatedAt.Add(approvedLife).After(now):
+		return EventExpired
+	}
+	return ""
+}
+
+// reasons are what people read of what time did.
+var reasons = map[Event]string{
+	EventLeaseEnded: "The lease ended without contact; the machine has given the key up by itself.",
+	EventTimer:      "Approved by itself: every rule matched and nobody acted in time.",
+	EventDue:        "The grace period of the failed check is over.",
+	EventOverdue:    "The machine has not confirmed the revocation yet; its lease ends in any case.",
+	EventExpired:    "Nobody decided on the request, or the machine did not collect the key in time.",
+}
+
+// fire looks again, within the transaction, whether the time has come.
+func (s *Service) fire(t *store.Tenant, f due) error {
+	r, err := store.In[store.KeyRequest](t).Get(f.id)
+	if err != nil || dueEvent(t.Now(), r) != f.event {
+		return err
+	}
+	c := change{event: f.event, reason: reasons[f.event]}
+	if f.event == EventTimer {
+		decides, err := policyDecides(t, r)
+		if err != nil {
+			return err
+		}
+		c.ctx = Ctx{TimerDue: true, PolicyDecides: decides}
+		if !decides || r.Integrity != api.IntegrityGood {
+			r.ApproveAt = nil // a person's word, or a rating that changed, stands above the timer
+			return store.In[store.KeyRequest](t).Update(&r)
+		}
+	}
+	_, err = s.move(t, tenant.Broker(t.AccountID()), &r, c)
+	return err
+}
+
+// minSilence is the shortest silence after which a machine is missing.
+const minSilence = 15 * time.Second
+
+// silent says that a machine has been without contact for three heartbeats.
+func silent(t *store.Tenant, i store.Instance) (bool, error) {
+	if i.Missing || i.LastSeenAt == nil {
+		return false, nil
+	}
+	beat, err := heartbeatSeconds(t, i.ID)
+	return t.Now().Sub(*i.LastSeenAt) > max(3*seconds(beat), minSilence), err
+}
+
+// missing takes a machine that fell silent off the running ones. Keys that it holds stay out until their lease ends.
+func (s *Service) missing(t *store.Tenant, id string) error {
+	instances := store.In[store.Instance](t)
+	i, err := instances.Get(id)
+	if err != nil {
+		return err
+	}
+	gone, err := silent(t, i)
+	if err != nil || !gone {
+		return err
+	}
+	i.Missing = true
+	if err := instances.Update(&i); err != nil {
+		return err
+	}
+	p := tenant.Broker(t.AccountID())
+	if err := auditlog.Append(t, auditlog.Entry{Category: "agent", Event: "instance.missing", Actor: p.Actor(), Subject: id,
+		Detail: map[string]string{"host_name": i.HostName, "last_seen": i.LastSeenAt.UTC().Format(time.RFC3339)}}); err != nil {
+		return err
+	}
+	waiting, err := store.In[store.KeyRequest](t).List(store.Eq("instance_id", id), store.OneOf("status", []api.KeyStatus{api.KeyPending, api.KeyApproved}))
+	if err != nil {
+		return err
+	}
+	for _, r := range waiting {
+		if _, err := s.move(t, p, &r, change{event: EventInstanceMissing, reason: "The machine fell silent."}); err != nil {
+			return err
+		}
+	}
+	account := t.AccountID()
+	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicInstances, feed.TopicKeyRequests) })
+	return nil
+}
+
+// Clean removes nonces and stored answers that have ended. It is called every few minutes.
+func (s *Service) Clean(ctx context.Context) error {
+	var accounts []string
+	err := s.Store.View(ctx, func(tx *store.Tx) error {
+		accounts = accounts[:0]
+		return tx.EachTenant(func(t *store.Tenant) error {
+			accounts = append(accounts, t.AccountID())
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range accounts {
+		err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+			t := tx.Tenant(id)
+			if _, err := store.In[store.Nonce](t).DeleteWhere(store.Before("expires_at", t.Now())); err != nil {
+				return err
+			}
+			return idempotency.Clean(t)
+		})
+		if err != nil {
+			return fmt.Errorf("removing what has ended: %w", err)
+		}
+	}
+	return nil
+}
