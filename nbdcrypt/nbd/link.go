@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"time"
 )
@@ -72,11 +73,29 @@ func (l *link) transmit(conn net.Conn, t *target, agreed terms, rd *wireReader, 
 	l.target, l.session = t, s
 	l.srv.mu.Unlock()
 	err := s.serve()
+	if s.unread && l.client {
+		linger(conn)
+	}
 	_ = conn.Close()
 	if err != nil {
 		return fmt.Errorf("nbd: export %q: %w", t.Name, err)
 	}
 	return nil
+}
+
+// lingerTime is how long linger waits for the client to hang up.
+const lingerTime = 500 * time.Millisecond
+
+// linger says that nothing more will come and throws away what the client still sends. Without it, closing a connection
+// with unread requests resets it, and over TCP a reset overtakes replies that are still on their way. It is not for
+// socket pairs, whose unread requests a successor of this process answers.
+func linger(conn net.Conn) {
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.Copy(io.Discard, conn)
 }
 
 // drain asks the connection to end after the requests it has read.

@@ -5,22 +5,35 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// gated is a device whose requests wait until the gate opens.
-func gated(size int) (dev *testDevice, open func()) {
-	dev = newTestDevice(size)
-	gate := make(chan struct{})
+// gatedDevice is a device whose requests wait until the gate opens.
+type gatedDevice struct {
+	*testDevice
+	gate   chan struct{}
+	inside atomic.Int32
+}
+
+func gated(size int) (dev *gatedDevice, open func()) {
+	dev = &gatedDevice{testDevice: newTestDevice(size), gate: make(chan struct{})}
 	dev.hook = func(op string, _, _ int64) error {
 		if op != "sync" {
-			<-gate
+			dev.inside.Add(1)
+			<-dev.gate
 		}
 		return nil
 	}
-	return dev, func() { close(gate) }
+	return dev, func() { close(dev.gate) }
+}
+
+// holds waits until n requests have come to the device.
+func (d *gatedDevice) holds(t *testing.T, n int32) {
+	t.Helper()
+	eventually(t, "the requests are in the device", func() bool { return d.inside.Load() == n })
 }
 
 func TestShutdown_answersWhatIsInFlight(t *testing.T) {
@@ -31,7 +44,7 @@ func TestShutdown_answersWhatIsInFlight(t *testing.T) {
 	shaking := connect(t, srv).hello(clientFixedNewstyle)
 	c.send(cmdWrite, 0, 1, 0, 4096, pattern(4096, 1))
 	c.send(cmdRead, 0, 2, 8192, 512, nil)
-	eventually(t, "both requests are in the device", func() bool { return srv.Stats().InFlight == 2 })
+	dev.holds(t, 2)
 	stopped := make(chan error, 1)
 	go func() { stopped <- srv.Shutdown(t.Context()) }()
 	idle.readEnd()
@@ -134,6 +147,46 @@ func TestShutdown_doesNotWaitForEver(t *testing.T) {
 	}
 }
 
+// Over TCP a reset would destroy replies that are on their way: requests that are no longer read must not cause one.
+func TestShutdown_repliesSurviveUnreadRequests(t *testing.T) {
+	t.Parallel()
+	dev, open := gated(64 << 20)
+	srv := newServer(t, Options{MaxInFlight: 2, Exports: []Export{{Device: dev}}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Skipf("no TCP here: %v", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := &client{t: t, conn: conn}
+	c.patience()
+	c.enter("", false)
+	for i := range 2 {
+		c.send(cmdRead, 0, uint64(i), 0, 16<<20, nil)
+	}
+	dev.holds(t, 2)
+	// More than the server reads ahead: the rest stays in its socket.
+	go func() { _, _ = conn.Write(make([]byte, 1<<20)) }()
+	stopped := make(chan error, 1)
+	go func() { stopped <- srv.Shutdown(t.Context()) }()
+	eventually(t, "the listener is closed", func() bool { return srv.isClosing() })
+	open()
+	for range 2 {
+		if a := c.receive(16 << 20); a.errno != OK {
+			t.Errorf("%+v", a)
+		}
+	}
+	conn.Close()
+	if err := errors.Join(<-stopped, <-served); err != nil {
+		t.Error(err)
+	}
+}
+
 // Shutdown does not wait longer than its context for a device that hangs.
 func TestShutdown_cutsOffWhenTheContextEnds(t *testing.T) {
 	t.Parallel()
@@ -141,7 +194,7 @@ func TestShutdown_cutsOffWhenTheContextEnds(t *testing.T) {
 	srv := newServer(t, Options{Exports: []Export{{Device: dev}}})
 	c := connect(t, srv).enter("", false)
 	c.send(cmdRead, 0, 1, 0, 512, nil)
-	eventually(t, "the request is in the device", func() bool { return srv.Stats().InFlight == 1 })
+	dev.holds(t, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := srv.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -182,7 +235,7 @@ func TestRemoveExport_drainsItsClientsOnly(t *testing.T) {
 	a, b := connect(t, srv).enter("a", false), connect(t, srv).enter("b", false)
 	b.mustDo(cmdRead, 0, 0, 512, nil)
 	a.send(cmdRead, 0, 1, 0, 512, nil)
-	eventually(t, "the request is in the device", func() bool { return srv.Stats().InFlight == 1 })
+	dev.holds(t, 1)
 	removed := make(chan error, 1)
 	go func() { removed <- srv.RemoveExport(t.Context(), "a") }()
 	late := connect(t, srv).hello(clientFixedNewstyle)

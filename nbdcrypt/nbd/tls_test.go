@@ -165,7 +165,7 @@ func TestTLS_shutdownDrains(t *testing.T) {
 	c := connect(t, srv).hello(clientFixedNewstyle).startTLS(certs.client)
 	c.mustAck(c.option(optGo, goData("")))
 	c.send(cmdRead, 0, 1, 0, 4096, nil)
-	eventually(t, "the request is in the device", func() bool { return srv.Stats().InFlight == 1 })
+	dev.holds(t, 1)
 	stopped := make(chan error, 1)
 	go func() { stopped <- srv.Shutdown(t.Context()) }()
 	open()

@@ -47,6 +47,8 @@ type session struct {
 	// aborted stops commands that work in many steps.
 	aborted atomic.Bool
 	failed  atomic.Uint64
+	// unread says that the client may have sent more than was read when serve returned.
+	unread bool
 }
 
 func newSession(srv *Server, conn net.Conn, t *target, agreed terms, rd *wireReader, stall time.Duration) *session {
@@ -86,7 +88,11 @@ func (s *session) serve() error {
 func (s *session) readRequests() error {
 	for {
 		h, err := s.rd.header(requestHeaderSize)
-		if err == io.EOF || errors.Is(err, errDrained) {
+		if err == io.EOF {
+			return nil
+		}
+		if errors.Is(err, errDrained) {
+			s.unread = true
 			return nil
 		}
 		if err != nil {
@@ -94,6 +100,7 @@ func (s *session) readRequests() error {
 		}
 		r := s.take()
 		if err := r.parse(h); err != nil {
+			s.unread = true
 			return err
 		}
 		if r.cmd == cmdDisc {
