@@ -131,6 +131,9 @@ func (v *verifier) read() (Line, error) {
 	if err := json.Unmarshal(data, &l); err != nil {
 		return Line{}, v.problem(v.next, "the line cannot be read (%s): bytes were changed", err)
 	}
+	if !exact(l) {
+		return Line{}, v.problem(v.next, "a time is not in whole microseconds of UTC: bytes were changed")
+	}
 	set := 0
 	for _, has := range []bool{l.Header != nil, l.Record != nil, l.Checkpoint != nil} {
 		if has {
@@ -142,6 +145,20 @@ func (v *verifier) read() (Line, error) {
 		return Line{}, v.problem(v.next, "the line is not as a broker writes it: bytes were changed")
 	}
 	return l, nil
+}
+
+// exact says that the line's time is written as hashes count it. A finer or shifted time would hash alike.
+func exact(l Line) bool {
+	var t time.Time
+	switch {
+	case l.Header != nil:
+		t = l.Header.ExportedAt
+	case l.Record != nil:
+		t = l.Record.At
+	case l.Checkpoint != nil:
+		t = l.Checkpoint.At
+	}
+	return t.Format(time.RFC3339Nano) == t.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano)
 }
 
 var (
