@@ -1,14 +1,15 @@
 // Package audit keeps each account's append-only log: a hash chain (package chain) stored beside the data it tells of,
 // with the broker's signature over its head now and then. A record is written in the transaction of the change that it
-// records, so there is never one without the other.
+// records, so there is never one without the other. Times are UTC.
 package audit
 
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"strings"
+	"unicode/utf8"
 
+	"keyward/broker/api"
+	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/store"
 )
 
@@ -36,43 +37,49 @@ type Entry struct {
 	Detail  map[string]string
 }
 
+// maxText is where long texts are cut, in bytes: an agent's long error must not keep an event out of the log.
+const maxText = 8 << 10
+
 // Append writes a record to the end of the account's chain, in the caller's transaction and with its time.
 func Append(t *store.Tenant, e Entry) error {
 	table := store.In[store.AuditRecord](t)
-	r := store.AuditRecord{Sequence: 1, At: t.Now(), Category: e.Category, Event: e.Event, Actor: clean(e.Actor), Subject: clean(e.Subject), Detail: cleanAll(e.Detail), Previous: genesis()}
+	var head chain.Head
 	last, err := table.First(store.Desc("sequence"))
 	switch {
-	case errors.Is(err, store.ErrNotFound):
-	case err != nil:
+	case err == nil:
+		head = chain.Head{Sequence: last.Sequence, Hash: last.Hash}
+	case !errors.Is(err, store.ErrNotFound):
 		return fmt.Errorf("finding the end of the audit log: %w", err)
-	default:
-		r.Sequence, r.Previous = last.Sequence+1, last.Hash
-		if r.At.Before(last.At) {
-			r.At = last.At // a clock that was set back does not disorder the log
-		}
 	}
-	r.AccountID = t.AccountID()
-	if r.Hash, err = link(r); err != nil {
+	detail := make(map[string]string, len(e.Detail))
+	for name, v := range e.Detail {
+		detail[clip(name)] = clip(v)
+	}
+	r, err := chain.Seal(t.AccountID(), head, api.AuditRecord{At: t.Now(), Category: e.Category, Event: e.Event,
+		Actor: clip(e.Actor), Subject: clip(e.Subject), Detail: detail})
+	if err != nil {
 		return fmt.Errorf("chaining the audit record %s: %w", e.Event, err)
 	}
-	if err := table.Insert(&r); err != nil {
+	row := store.AuditRecord{Sequence: r.Sequence, At: r.At, Category: r.Category, Event: r.Event, Actor: r.Actor, Subject: r.Subject,
+		Detail: r.Detail, Previous: r.Previous, Hash: r.Hash}
+	if err := table.Insert(&row); err != nil {
 		return fmt.Errorf("writing the audit record %s: %w", e.Event, err)
 	}
 	return nil
 }
 
-// clean makes text storable, so that a stranger's odd name cannot keep an event out of the log.
-func clean(s string) string {
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	s = s[:maxText]
+	for len(s) > 0 && !utf8.RuneStart(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s[:max(len(s)-1, 0)] + "…"
 }
 
-func cleanAll(m map[string]string) map[string]string {
-	if len(m) == 0 {
-		return nil
-	}
-	out := maps.Clone(m)
-	for k, v := range out {
-		out[k] = clean(v)
-	}
-	return out
+func view(r store.AuditRecord) api.AuditRecord {
+	return api.AuditRecord{Sequence: r.Sequence, At: r.At, Category: r.Category, Event: r.Event, Actor: r.Actor, Subject: r.Subject,
+		Detail: r.Detail, Previous: r.Previous, Hash: r.Hash}
 }

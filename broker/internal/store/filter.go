@@ -176,3 +176,17 @@ func ForUpdate() Filter {
 		return nil
 	}
 }
+
+// AtLeast keeps rows whose number is v or more.
+func AtLeast(column string, v int64) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Gte{Column: c, Value: v} })
+	}
+}
+
+// AtMost keeps rows whose number is v or less.
+func AtMost(column string, v int64) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression { return clause.Lte{Column: c, Value: v} })
+	}
+}
