@@ -21,4 +21,20 @@
 // and a command with FUA only after its own data went through Sync. A read is answered only after the device has filled
 // the whole buffer, so that an error never follows a header that said success. A write whose payload did not arrive in
 // full is never carried out. Nothing is allocated by a length that has not been checked.
+//
+// # Errors
+//
+// The connection goes on after every one of these. They are what nbdkit answers, and a test compares the two.
+//
+//	EPERM      a command that writes, on an export that is read-only
+//	EINVAL     an unknown or unannounced command or flag; a READ, TRIM, CACHE or BLOCK_STATUS that is empty or leaves the
+//	           export; an offset or length that is not a multiple of the negotiated minimum; a FLUSH with a range
+//	ENOSPC     a WRITE or WRITE_ZEROES that is empty or leaves the export; a medium that is full
+//	ENOMEM     a READ or WRITE longer than the maximum block size
+//	ENOTSUP    WRITE_ZEROES with FAST_ZERO where that would not be fast
+//	ESHUTDOWN  the device has been closed
+//	EIO        any other error of the device; the log has it
+//
+// The connection ends on a wrong magic number, a payload that stops short or comes slower than Options.StallTimeout
+// allows, replies that are not taken, and a handshake that is not over within Options.HandshakeTimeout.
 package nbd

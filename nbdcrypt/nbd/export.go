@@ -40,12 +40,6 @@ type Export struct {
 	MinBlock, PreferredBlock, MaxBlock uint32
 }
 
-// inPlaceWriter is a Device that may destroy the data it is given, as an encrypted volume does when it encrypts in
-// the caller's buffer instead of a copy.
-type inPlaceWriter interface {
-	WriteAtInPlace(p []byte, off int64) (int, error)
-}
-
 // cacher is a Device that can bring a range closer without handing it out.
 type cacher interface {
 	Cache(off, n int64) error
@@ -76,7 +70,7 @@ type target struct {
 	Export
 	size     uint64
 	flags    uint16
-	inPlace  inPlaceWriter
+	inPlace  blockdev.OwnedWriter
 	discard  blockdev.Discarder
 	zeroer   blockdev.Zeroer
 	extenter blockdev.Extenter
@@ -105,7 +99,7 @@ func newTarget(e Export, budget int64) (*target, error) {
 		return nil, fmt.Errorf("export %q: %w", e.Name, err)
 	}
 	t := &target{Export: e, size: uint64(size), flags: e.TransmissionFlags()}
-	t.inPlace, _ = e.Device.(inPlaceWriter)
+	t.inPlace, _ = e.Device.(blockdev.OwnedWriter)
 	if t.flags&flagSendTrim != 0 {
 		t.discard, _ = e.Device.(blockdev.Discarder)
 	}

@@ -52,7 +52,8 @@ type wireReader struct {
 func (d *wireReader) buffered() int { return d.w - d.r }
 
 // header returns the next n bytes, which stay valid until the next call; n is at most readBufferSize. It returns io.EOF
-// when the connection ends before the first of them and errDrained when the server drains.
+// when the connection ends before the first of them and errDrained when the server drains; both wrapped when some of them
+// were there.
 func (d *wireReader) header(n int) ([]byte, error) {
 	for d.buffered() < n {
 		if d.r == d.w {
@@ -77,8 +78,8 @@ func (d *wireReader) header(n int) ([]byte, error) {
 		if err = d.retry(err); err == nil {
 			continue
 		}
-		if err == io.EOF && d.buffered() > 0 {
-			err = io.ErrUnexpectedEOF
+		if got := d.buffered(); got > 0 && (err == io.EOF || err == errDrained) {
+			return nil, cutShort(err, int64(got), int64(n))
 		}
 		return nil, err
 	}
@@ -143,7 +144,7 @@ func cutShort(err error, got, want int64) error {
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return fmt.Errorf("reading a payload, of which %d of %d bytes arrived: %w", got, want, err)
+	return fmt.Errorf("%d of %d bytes arrived: %w", got, want, err)
 }
 
 // begin is called with an empty buffer before the rest of a payload of n bytes is read: the client must now send it

@@ -196,7 +196,9 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) error {
 
 // ServeTransmission serves a connection that needs no handshake because the other end was told by other means what the
 // export is: the kernel's NBD client on a socket pair. The export need not be known to the server, its terms are
-// Export.TransmissionFlags and simple replies. Conn is closed; when ctx ends it is cut off.
+// Export.TransmissionFlags and simple replies. Conn is closed; when ctx ends it is cut off. Requests that have not been
+// read stay in the socket: when ServeTransmission returns nil because of Shutdown, a process that holds a duplicate of the
+// socket can go on where this one ended. An error says that it cannot, because a part of a request has been read.
 func (s *Server) ServeTransmission(ctx context.Context, conn net.Conn, e *Export) error {
 	t, err := newTarget(*e, s.opts.MemoryBudget)
 	if err != nil {

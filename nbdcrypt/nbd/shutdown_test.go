@@ -138,12 +138,54 @@ func TestShutdown_doesNotWaitForEver(t *testing.T) {
 			if took := time.Since(start); took != drainGrace {
 				t.Errorf("took %v, want %v", took, drainGrace)
 			}
-			<-ended
+			if err := <-ended; !errors.Is(err, errDrained) {
+				t.Errorf("ended with %v; a successor must know that the stream is not between two requests", err)
+			}
 			if log := dev.log(); len(log) != 0 {
 				t.Errorf("the device saw %q", log)
 			}
 			near.Close()
 		})
+	}
+}
+
+// A planned restart: the next process goes on with the same socket, and the kernel notices nothing.
+func TestShutdown_leavesASocketPairToASuccessor(t *testing.T) {
+	t.Parallel()
+	dev := newTestDevice(1 << 20)
+	e := &Export{Device: dev}
+	near, far := socketPair(t)
+	file, err := far.(*net.UnixConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	first := newServer(t, Options{})
+	c := &client{t: t, conn: near, ended: make(chan error, 1)}
+	c.patience()
+	go func() { c.ended <- first.ServeTransmission(t.Context(), far, e) }()
+	c.mustDo(cmdWrite, 0, 0, 512, pattern(512, 1))
+	if err := first.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.wait(); err != nil {
+		t.Fatal(err)
+	}
+	// Sent while nobody serves.
+	c.send(cmdRead, 0, 7, 0, 512, nil)
+	again, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { c.ended <- newServer(t, Options{}).ServeTransmission(t.Context(), again, e) }()
+	if a := c.receive(512); a.cookie != 7 || a.errno != OK {
+		t.Errorf("%+v", a)
+	} else {
+		mustEqual(t, "the data", a.data, pattern(512, 1))
+	}
+	c.send(cmdDisc, 0, 0, 0, 0, nil)
+	if err := c.wait(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -91,7 +90,7 @@ func (s *session) readRequests() error {
 		if err == io.EOF {
 			return nil
 		}
-		if errors.Is(err, errDrained) {
+		if err == errDrained {
 			s.unread = true
 			return nil
 		}
@@ -110,7 +109,7 @@ func (s *session) readRequests() error {
 		r.errno = s.validate(r)
 		if err := s.load(r); err != nil {
 			s.dropBuffer(r)
-			return fmt.Errorf("%s of %d bytes at %d: %w", commandName(r.cmd), r.length, r.offset, err)
+			return fmt.Errorf("reading the payload of %s of %d bytes at %d: %w", commandName(r.cmd), r.length, r.offset, err)
 		}
 		s.srv.stats.inFlight.Add(1)
 		s.dispatch(r)
