@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 )
 
 const redacted = "REDACTED"
@@ -20,14 +19,12 @@ const redacted = "REDACTED"
 // Key is a secret in plain form. Copies share the bytes, so one Wipe wipes them all. Nothing that prints or encodes a
 // Key shows it.
 type Key struct {
-	// Behind a pointer, because fmt prints the bytes of an unexported field of somebody's struct without asking String.
-	secret *secret
+	// A closure, because fmt prints unexported fields of somebody's struct without asking String, through pointers too.
+	reveal func() []byte
 }
 
-type secret struct{ bytes []byte }
-
 // KeyOf makes a Key of b and takes ownership: the caller must not use b any more.
-func KeyOf(b []byte) Key { return Key{&secret{b}} }
+func KeyOf(b []byte) Key { return Key{func() []byte { return b }} }
 
 func randomKey(n int) Key {
 	b := make([]byte, n)
@@ -35,22 +32,19 @@ func randomKey(n int) Key {
 	return KeyOf(b)
 }
 
-// Bytes are the secret bytes, owned by the Key and zero after Wipe.
+// Bytes are the secret bytes, owned by the Key and zero after Wipe; nil for the zero Key.
 func (k Key) Bytes() []byte {
-	if k.secret == nil {
+	if k.reveal == nil {
 		return nil
 	}
-	return k.secret.bytes
+	return k.reveal()
 }
 
 // Len is the length in bytes.
 func (k Key) Len() int { return len(k.Bytes()) }
 
 // Wipe zeroes the key in memory. The zero Key may be wiped.
-func (k Key) Wipe() {
-	clear(k.Bytes())
-	runtime.KeepAlive(k.secret)
-}
+func (k Key) Wipe() { clear(k.Bytes()) }
 
 // String says REDACTED.
 func (Key) String() string { return redacted }
