@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,12 +104,11 @@ func (s *Service) saved(t *store.Tenant, p tenant.Principal, d *store.Device) er
 		Detail: map[string]string{"name": d.Name}})
 }
 
-// normalise fills what a form may leave empty.
+// normalise fills what a form may leave empty: empty means as it is, and where there is nothing yet, the default.
 func normalise(in *api.DeviceWrite, d store.Device) {
 	in.Name = strings.TrimSpace(in.Name)
-	if in.ImageID == "" {
-		in.ImageID = d.ImageID
-	}
+	in.ImageID, in.Platform, in.FileSystem = cmp.Or(in.ImageID, d.ImageID), cmp.Or(in.Platform, d.Platform), cmp.Or(in.FileSystem, d.FileSystem)
+	in.MountPoint, in.Access, in.KeyBits = cmp.Or(in.MountPoint, d.MountPoint), cmp.Or(in.Access, d.Access), cmp.Or(in.KeyBits, d.KeyBits)
 	if in.Platform == "" && in.FileSystem == "" && in.MountPoint == "" {
 		return
 	}

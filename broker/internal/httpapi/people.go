@@ -1,0 +1,43 @@
+package httpapi
+
+import (
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/job"
+	"keyward/broker/internal/keyrequest"
+	"keyward/broker/internal/policyset"
+)
+
+// PeopleDeps are the services behind what people do with machines, devices, policies and key requests.
+type PeopleDeps struct {
+	Inventory job.Desk
+	Policies  *policyset.Service
+	Requests  *keyrequest.Service
+	Feed      *feed.Hub
+	Sessions  Sessions
+	Roles     Roles
+}
+
+// RegisterPeople registers those routes under /api/v1. Accounts, users and the audit log are registered on their own.
+func RegisterPeople(r *Router, d PeopleDeps) {
+	registerRequests(r, d)
+	registerPolicies(r, d)
+	registerImages(r, d)
+	registerDevices(r, d)
+	registerRAIDSets(r, d)
+	registerEvents(r, d)
+}
+
+// byID is the input of routes that need nothing but an ID.
+type byID struct {
+	ID string `path:"id" maxLength:"64"`
+}
+
+// answer is the output of routes that return a T.
+type answer[T any] struct{ Body T }
+
+func answerOf[T any](body T, err error) (*answer[T], error) {
+	if err != nil {
+		return nil, err
+	}
+	return &answer[T]{Body: body}, nil
+}

@@ -1,0 +1,115 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/tenant"
+	"keyward/rbac"
+)
+
+type deviceQuery struct {
+	api.Page
+	Status   []api.DeviceStatus `query:"status,explode" doc:"only these states"`
+	Instance string             `query:"instance" maxLength:"64" doc:"only devices of this instance"`
+	Policy   string             `query:"policy" maxLength:"64" doc:"only devices in this policy"`
+	Image    string             `query:"image" maxLength:"64" doc:"only devices of this image"`
+	Search   string             `query:"search" maxLength:"255" doc:"found in name, identity or mount point"`
+}
+
+type deviceList struct {
+	Devices []api.Device `json:"devices"`
+	Total   int64        `json:"total"`
+}
+
+type deviceChange struct {
+	byID
+	Body api.DeviceWrite
+}
+
+type encryptInput struct {
+	byID
+	Body api.EncryptWrite
+}
+
+type unconfigureInput struct {
+	byID
+	Body api.UnconfigureWrite
+}
+
+type copyInput struct {
+	byID
+	Body struct {
+		SourceID string `json:"source_id" minLength:"1" maxLength:"64" doc:"the device that this one is a clone of"`
+	}
+}
+
+func registerDevices(r *Router, d PeopleDeps) {
+	device := func(ctx context.Context, p tenant.Principal, id string, err error) (*answer[api.Device], error) {
+		if err != nil {
+			return nil, err
+		}
+		return answerOf(d.Inventory.Device(ctx, p, id))
+	}
+	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/devices", Operation: rbac.DevicesRead, Summary: "List devices and RAID sets"},
+		func(ctx context.Context, p tenant.Principal, in *deviceQuery) (*answer[deviceList], error) {
+			list, total, err := d.Inventory.Devices(ctx, p, inventory.DeviceQuery{Status: in.Status, Instance: in.Instance, Policy: in.Policy,
+				Image: in.Image, Search: in.Search, Page: in.Page.Page, Size: in.Size})
+			return answerOf(deviceList{list, total}, err)
+		})
+	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/devices/{id}", Operation: rbac.DevicesRead, Summary: "Read a device or RAID set"},
+		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, nil)
+		})
+	handle(r, Route{Method: http.MethodPut, Path: "/api/v1/devices/{id}", Operation: rbac.DevicesWrite, Summary: "Configure a device"},
+		func(ctx context.Context, p tenant.Principal, in *deviceChange) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.Configure(ctx, p, in.ID, in.Body))
+		})
+	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/devices/{id}", Operation: rbac.DevicesDelete, Summary: "Delete a device that no machine shows any more, with its key"},
+		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+			return nil, d.Inventory.DeleteDevice(ctx, p, in.ID)
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/encrypt", Operation: rbac.DevicesEncrypt, Summary: "Encrypt a configured device; what it holds is destroyed"},
+		func(ctx context.Context, p tenant.Principal, in *encryptInput) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.Encrypt(ctx, p, in.ID, in.Body))
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/cancel-encryption", Operation: rbac.DevicesEncrypt, Summary: "Take back an encryption that no machine has begun"},
+		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.CancelEncryption(ctx, p, in.ID))
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/unconfigure", Operation: rbac.DevicesUnconfigure, Summary: "Destroy a device's key for ever"},
+		func(ctx context.Context, p tenant.Principal, in *unconfigureInput) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.Unconfigure(ctx, p, in.ID, in.Body))
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/copy-configuration", Operation: rbac.DevicesWrite, Summary: "Give a clone the configuration and key of its source"},
+		func(ctx context.Context, p tenant.Principal, in *copyInput) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.CopyConfiguration(ctx, p, in.ID, in.Body.SourceID))
+		})
+	raw(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/export", Operation: rbac.DevicesExport, Summary: "Export device keys, encrypted under a passphrase, as a ZIP archive"},
+		func(c *fiber.Ctx, p tenant.Principal) error { return exportKeys(c, p, d) })
+}
+
+// exportKeys answers with an archive. The passphrase in the body is the one secret that people send here beside log-ons.
+func exportKeys(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
+	var in api.ExportWrite
+	decoder := json.NewDecoder(bytes.NewReader(c.Body()))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&in); err != nil {
+		return problem.New(http.StatusBadRequest, "bad-request", "The request is malformed", "The body is not the JSON that is described.", "Check the request; openapi.json describes it.")
+	}
+	var archive bytes.Buffer
+	if err := d.Inventory.Export(c.UserContext(), p, in, &archive); err != nil {
+		return err
+	}
+	c.Set(fiber.HeaderContentType, "application/zip")
+	c.Set(fiber.HeaderContentDisposition, `attachment; filename="`+inventory.ExportName(time.Now())+`"`)
+	return c.Send(archive.Bytes())
+}
