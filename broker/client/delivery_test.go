@@ -1,0 +1,185 @@
+package client
+
+import (
+	"bytes"
+	"crypto/hpke"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"keyward/broker/api"
+)
+
+var wanted = api.DeliveryBinding{Purpose: "key-request", AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "nonce", LeaseSeconds: 60}
+
+// seal makes a delivery with nothing but the standard library, as a broker does.
+func seal(t testing.TB, public, binding, key []byte, info string) api.KeyDelivery {
+	t.Helper()
+	kem, kdf, aead := DeliverySuite()
+	pk, err := kem.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, sender, err := hpke.NewSender(pk, kdf, aead, []byte(info))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := sender.Seal(binding, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api.KeyDelivery{Binding: binding, EncapsulatedKey: enc, SealedKey: sealed, LeaseSeconds: wanted.LeaseSeconds}
+}
+
+func bindingOf(t testing.TB, b api.DeliveryBinding) []byte {
+	t.Helper()
+	data, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func newDeliveryKey(t testing.TB) *DeliveryKey {
+	t.Helper()
+	k, err := NewDeliveryKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func TestDeliveryKey_opensWhatWasSealedToIt(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{32, 48, 64} {
+		k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, n)
+		d := seal(t, k.PublicKey(), bindingOf(t, wanted), volumeKey, api.HPKEInfo)
+		d.Volume.KeyBits = n * 4
+		for range 2 { // a second time, after an answer that was lost
+			if got, err := k.Open(d, wanted); err != nil || !bytes.Equal(got, volumeKey) {
+				t.Fatalf("%d bytes: %x, %v", n, got, err)
+			}
+		}
+		anyLease := wanted
+		anyLease.LeaseSeconds = 0
+		if _, err := k.Open(d, anyLease); err != nil {
+			t.Errorf("without a lease to compare: %v", err)
+		}
+	}
+}
+
+func TestDeliveryKey_refusesADeliveryBoundToAnythingElse(t *testing.T) {
+	t.Parallel()
+	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
+	fields := map[string]func(*api.DeliveryBinding) *string{
+		"purpose":  func(b *api.DeliveryBinding) *string { return &b.Purpose },
+		"account":  func(b *api.DeliveryBinding) *string { return &b.AccountID },
+		"request":  func(b *api.DeliveryBinding) *string { return &b.RequestID },
+		"device":   func(b *api.DeliveryBinding) *string { return &b.DeviceID },
+		"instance": func(b *api.DeliveryBinding) *string { return &b.InstanceID },
+		"nonce":    func(b *api.DeliveryBinding) *string { return &b.Nonce },
+	}
+	for name, field := range fields {
+		b := wanted
+		*field(&b) = "other"
+		d := seal(t, k.PublicKey(), bindingOf(t, b), volumeKey, api.HPKEInfo)
+		if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) || !strings.Contains(err.Error(), name) {
+			t.Errorf("sealed for another %s: %v", name, err)
+		}
+		// The binding was exchanged for the wanted one afterwards: the seal does not hold.
+		d.Binding = bindingOf(t, wanted)
+		if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) {
+			t.Errorf("relabelled %s: %v", name, err)
+		}
+		*field(&b) = ""
+		if _, err := k.Open(seal(t, k.PublicKey(), bindingOf(t, b), volumeKey, api.HPKEInfo), b); !errors.Is(err, ErrDelivery) {
+			t.Errorf("no %s was wanted: %v", name, err)
+		}
+	}
+	longer := wanted
+	longer.LeaseSeconds++
+	d := seal(t, k.PublicKey(), bindingOf(t, longer), volumeKey, api.HPKEInfo)
+	d.LeaseSeconds = longer.LeaseSeconds
+	if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) || !strings.Contains(err.Error(), "lease") {
+		t.Errorf("sealed for another lease: %v", err)
+	}
+}
+
+func TestDeliveryKey_refusesWhatWasChanged(t *testing.T) {
+	t.Parallel()
+	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
+	canonical := bindingOf(t, wanted)
+	good := func() api.KeyDelivery { return seal(t, k.PublicKey(), bytes.Clone(canonical), volumeKey, api.HPKEInfo) }
+	for name, delivery := range map[string]func() api.KeyDelivery{
+		"another key": func() api.KeyDelivery {
+			return seal(t, newDeliveryKey(t).PublicKey(), canonical, volumeKey, api.HPKEInfo)
+		},
+		"another info": func() api.KeyDelivery { return seal(t, k.PublicKey(), canonical, volumeKey, "keyward key delivery v0") },
+		"short key":    func() api.KeyDelivery { return seal(t, k.PublicKey(), canonical, volumeKey[:16], api.HPKEInfo) },
+		"long key":     func() api.KeyDelivery { return seal(t, k.PublicKey(), canonical, make([]byte, 1<<20), api.HPKEInfo) },
+		"no binding":   func() api.KeyDelivery { d := good(); d.Binding = nil; return d },
+		"long binding": func() api.KeyDelivery { d := good(); d.Binding = bytes.Repeat([]byte(" "), 1<<20); return d },
+		"white space": func() api.KeyDelivery {
+			return seal(t, k.PublicKey(), append([]byte(" "), canonical...), volumeKey, api.HPKEInfo)
+		},
+		"double field": func() api.KeyDelivery {
+			return seal(t, k.PublicKey(), bytes.Replace(canonical, []byte(`{`), []byte(`{"device_id":"evil",`), 1), volumeKey, api.HPKEInfo)
+		},
+		"more fields": func() api.KeyDelivery {
+			return seal(t, k.PublicKey(), bytes.Replace(canonical, []byte(`{`), []byte(`{"x":1,`), 1), volumeKey, api.HPKEInfo)
+		},
+		"lease beside":  func() api.KeyDelivery { d := good(); d.LeaseSeconds = 1 << 40; return d },
+		"key bits":      func() api.KeyDelivery { d := good(); d.Volume.KeyBits = 128; return d },
+		"short encaps.": func() api.KeyDelivery { d := good(); d.EncapsulatedKey = d.EncapsulatedKey[:1119]; return d },
+		"encapsulation": func() api.KeyDelivery { d := good(); d.EncapsulatedKey[700] ^= 1; return d },
+		"sealed key":    func() api.KeyDelivery { d := good(); d.SealedKey[3] ^= 1; return d },
+		"nothing":       func() api.KeyDelivery { return api.KeyDelivery{} },
+	} {
+		if key, err := k.Open(delivery(), wanted); !errors.Is(err, ErrDelivery) || key != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := k.Open(good(), wanted); err != nil {
+		t.Errorf("the unchanged delivery is refused: %v", err)
+	}
+	zero := wanted
+	zero.LeaseSeconds = 0
+	d := seal(t, k.PublicKey(), bindingOf(t, zero), volumeKey, api.HPKEInfo)
+	d.LeaseSeconds = 0
+	if _, err := k.Open(d, zero); !errors.Is(err, ErrDelivery) {
+		t.Errorf("a lease without end: %v", err)
+	}
+}
+
+func TestDeliveryKey_isNeverPrinted(t *testing.T) {
+	t.Parallel()
+	k := newDeliveryKey(t)
+	private, err := k.private.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+		for _, text := range []string{fmt.Sprintf(verb, k), fmt.Sprintf(verb, struct{ K *DeliveryKey }{k})} {
+			if strings.Contains(text, fmt.Sprintf("%x", private[:8])) || strings.Contains(text, strings.Trim(fmt.Sprint(private[:8]), "[]")) {
+				t.Errorf("%s shows the key: %s", verb, text)
+			}
+		}
+	}
+}
+
+func FuzzDeliveryOpen(f *testing.F) {
+	k := newDeliveryKey(f)
+	good := seal(f, k.PublicKey(), bindingOf(f, wanted), bytes.Repeat([]byte{5}, 64), api.HPKEInfo)
+	f.Add(good.Binding, good.EncapsulatedKey, good.SealedKey, good.LeaseSeconds)
+	f.Add([]byte(`{}`), good.EncapsulatedKey[:100], []byte{}, int64(0))
+	f.Add(good.Binding, bytes.Repeat([]byte{0xff}, 1120), good.SealedKey, int64(60))
+	f.Fuzz(func(t *testing.T, binding, encapsulated, sealed []byte, lease int64) {
+		_, err := k.Open(api.KeyDelivery{Binding: binding, EncapsulatedKey: encapsulated, SealedKey: sealed, LeaseSeconds: lease}, wanted)
+		same := bytes.Equal(binding, good.Binding) && bytes.Equal(encapsulated, good.EncapsulatedKey) && bytes.Equal(sealed, good.SealedKey) && lease == good.LeaseSeconds
+		if (err == nil) != same {
+			t.Fatalf("opened %v, the delivery is the one that was made: %v", err == nil, same)
+		}
+	})
+}

@@ -1,0 +1,99 @@
+package keystore
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"keyward/broker/api"
+	"keyward/broker/client"
+)
+
+func TestSealFor_opensOnlyOnTheMachineThatAsked(t *testing.T) {
+	t.Parallel()
+	root := testRoot(t, 1)
+	a := newAccount(t, root, "acc")
+	for _, bits := range []int{128, 192, 256} {
+		d := newDevice(t, root, a, "dev", bits)
+		want := open(t, root, a, d)
+		mine, err := client.NewDeliveryKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := client.NewDeliveryKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := api.DeliveryBinding{Purpose: PurposeKeyRequest, AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
+		sealed, err := SealFor(root, mine.PublicKey(), b, a, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed.Volume.KeyBits = bits
+		if got, err := mine.Open(sealed, b); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bits: %v", bits, err)
+		}
+		if _, err := other.Open(sealed, b); !errors.Is(err, client.ErrDelivery) {
+			t.Errorf("%d bits: another machine's key opened it: %v", bits, err)
+		}
+		if bytes.Contains(sealed.SealedKey, want[:16]) || sealed.LeaseSeconds != 30 {
+			t.Errorf("%d bits: sealed %x", bits, sealed.SealedKey)
+		}
+	}
+}
+
+func TestSealFor_refusesAnUnboundDelivery(t *testing.T) {
+	t.Parallel()
+	root := testRoot(t, 1)
+	a := newAccount(t, root, "acc")
+	d := newDevice(t, root, a, "dev", 256)
+	key, err := client.NewDeliveryKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := api.DeliveryBinding{Purpose: PurposeEncryptJob, AccountID: "acc", RequestID: "job", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
+	if _, err := SealFor(root, key.PublicKey(), good, a, d); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*api.DeliveryBinding){
+		"no purpose":      func(b *api.DeliveryBinding) { b.Purpose = "" },
+		"another purpose": func(b *api.DeliveryBinding) { b.Purpose = "export" },
+		"another account": func(b *api.DeliveryBinding) { b.AccountID = "other" },
+		"another device":  func(b *api.DeliveryBinding) { b.DeviceID = "other" },
+		"no request":      func(b *api.DeliveryBinding) { b.RequestID = "" },
+		"no instance":     func(b *api.DeliveryBinding) { b.InstanceID = "" },
+		"no nonce":        func(b *api.DeliveryBinding) { b.Nonce = "" },
+		"no lease":        func(b *api.DeliveryBinding) { b.LeaseSeconds = 0 },
+		"negative lease":  func(b *api.DeliveryBinding) { b.LeaseSeconds = -1 },
+	} {
+		b := good
+		change(&b)
+		if _, err := SealFor(root, key.PublicKey(), b, a, d); err == nil {
+			t.Errorf("%s: sealed", name)
+		}
+	}
+}
+
+func TestSealFor_publicKeysAreChecked(t *testing.T) {
+	t.Parallel()
+	root := testRoot(t, 1)
+	a := newAccount(t, root, "acc")
+	d := newDevice(t, root, a, "dev", 256)
+	key, err := client.NewDeliveryKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckPublicKey(key.PublicKey()); err != nil {
+		t.Fatal(err)
+	}
+	b := api.DeliveryBinding{Purpose: PurposeKeyRequest, AccountID: "acc", RequestID: "r", DeviceID: "dev", InstanceID: "i", Nonce: "n", LeaseSeconds: 1}
+	unreduced := bytes.Repeat([]byte{0xff}, len(key.PublicKey())) // ML-KEM coefficients beyond the modulus (FIPS 203, 7.2)
+	for name, public := range map[string][]byte{"empty": nil, "short": key.PublicKey()[1:], "long": append(key.PublicKey(), 0), "unreduced": unreduced} {
+		if err := CheckPublicKey(public); !errors.Is(err, ErrPublicKey) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := SealFor(root, public, b, a, d); !errors.Is(err, ErrPublicKey) {
+			t.Errorf("%s: sealed: %v", name, err)
+		}
+	}
+}
