@@ -13,6 +13,7 @@ const (
 	StatusOpen       = "open"
 	StatusSuspending = "suspending"
 	StatusSuspended  = "suspended"
+	StatusResuming   = "resuming"
 	StatusClosed     = "closed"
 )
 
@@ -34,7 +35,7 @@ func newGate() *gate {
 func (g *gate) enter() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.state == StatusSuspending || g.state == StatusSuspended {
+	for g.state != StatusOpen && g.state != StatusClosed {
 		g.change.Wait()
 	}
 	if g.state == StatusClosed {
@@ -52,13 +53,26 @@ func (g *gate) leave() {
 	}
 }
 
+// settle waits until no suspend or resume is under way. The caller holds mu.
+func (g *gate) settle() {
+	for g.state == StatusSuspending || g.state == StatusResuming {
+		g.change.Wait()
+	}
+}
+
+// during runs do without holding mu, so that status answers meanwhile, however slow the device is.
+func (g *gate) during(state string, do func() error) error {
+	g.state = state
+	g.mu.Unlock()
+	defer g.mu.Lock()
+	return do()
+}
+
 // suspend stops new requests, waits until those inside have left and runs drained with nobody inside.
 func (g *gate) suspend(drained func() error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.state == StatusSuspending {
-		g.change.Wait()
-	}
+	g.settle()
 	switch g.state {
 	case StatusSuspended:
 		return nil
@@ -69,9 +83,7 @@ func (g *gate) suspend(drained func() error) error {
 	for g.inside > 0 {
 		g.change.Wait()
 	}
-	g.mu.Unlock()
-	err := drained()
-	g.mu.Lock()
+	err := g.during(StatusSuspending, drained)
 	g.state = StatusSuspended
 	g.change.Broadcast()
 	return err
@@ -81,6 +93,7 @@ func (g *gate) suspend(drained func() error) error {
 func (g *gate) resume(ready func() error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.settle()
 	switch g.state {
 	case StatusSuspended:
 	case StatusClosed:
@@ -88,12 +101,12 @@ func (g *gate) resume(ready func() error) error {
 	default:
 		return fmt.Errorf("the volume is %s: %w", g.state, errNotSuspended)
 	}
-	if err := ready(); err != nil {
-		return err
+	err := g.during(StatusResuming, ready)
+	if g.state = StatusSuspended; err == nil {
+		g.state = StatusOpen
 	}
-	g.state = StatusOpen
 	g.change.Broadcast()
-	return nil
+	return err
 }
 
 var errNotSuspended = errors.New("only a suspended volume can be resumed")
@@ -103,9 +116,7 @@ var errNotSuspended = errors.New("only a suspended volume can be resumed")
 func (g *gate) close(drained func() error) (first bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.state == StatusSuspending { // its drained still uses the key and the device
-		g.change.Wait()
-	}
+	g.settle() // what is under way still uses the key and the device
 	if g.state == StatusClosed {
 		return false, nil
 	}
@@ -114,7 +125,7 @@ func (g *gate) close(drained func() error) (first bool, err error) {
 	for g.inside > 0 {
 		g.change.Wait()
 	}
-	return true, drained()
+	return true, g.during(StatusClosed, drained)
 }
 
 func (g *gate) status() string {

@@ -205,3 +205,31 @@ func TestSuspend_underLoad(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestStatus_answersWhileTheDeviceHangs(t *testing.T) {
+	t.Parallel()
+	dev, rec := fresh(t, 256, 4096)
+	synctest.Test(t, func(t *testing.T) {
+		v := open(t, blockdev.NewDelay(dev, blockdev.Delays{Read: time.Hour, Sync: time.Hour}), rec, Options{})
+		key := newKey(t, 256, 1)
+		var wg sync.WaitGroup
+		for _, step := range []struct {
+			state  string
+			change func() error
+		}{{StatusSuspending, v.Suspend}, {StatusResuming, func() error { return v.Resume(key) }}} {
+			wg.Go(func() {
+				if err := step.change(); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+			if got := v.Status(); got != step.state || v.Kernel() != "" {
+				t.Errorf("status %s, want %s", got, step.state)
+			}
+			wg.Wait()
+		}
+		if v.Status() != StatusOpen {
+			t.Errorf("status %s after resume", v.Status())
+		}
+	})
+}

@@ -101,7 +101,7 @@ func (v *Volume) BlockSize() int { return v.rec.SectorSize }
 // ReadOnly reports whether writes are refused.
 func (v *Volume) ReadOnly() bool { return v.opts.ReadOnly }
 
-// Status is StatusOpen, StatusSuspending, StatusSuspended or StatusClosed.
+// Status is one of the Status constants. It answers at once, also while the device hangs.
 func (v *Volume) Status() string { return v.gate.status() }
 
 // Protection says what kind of memory holds the key (as keymem.Key.Protection), and Kernel which code encrypts. Both

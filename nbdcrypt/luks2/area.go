@@ -1,8 +1,10 @@
 package luks2
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"keyward/nbdcrypt/blockdev"
 )
@@ -11,17 +13,17 @@ const chunk = 1 << 20
 
 // checkBlank refuses a device with any byte that is not zero in the area that Format writes.
 func checkBlank(dev blockdev.Device) error {
-	buf := make([]byte, chunk)
+	buf, blank := make([]byte, chunk), make([]byte, chunk)
 	for off := int64(0); off < DataOffset; off += chunk {
 		if _, err := dev.ReadAt(buf, off); err != nil {
 			return fmt.Errorf("look for data at %d: %w", off, err)
 		}
-		for i, b := range buf {
-			if b != 0 {
-				return fmt.Errorf("%w: byte %d of its first 16 MiB is in use (%s); to destroy what it holds, say so (Overwrite)",
-					ErrHoldsData, off+int64(i), guess(off, buf))
-			}
+		if bytes.Equal(buf, blank) {
+			continue
 		}
+		first := slices.IndexFunc(buf, func(b byte) bool { return b != 0 })
+		return fmt.Errorf("%w: byte %d of its first 16 MiB is in use (%s); to destroy what it holds, say so (Overwrite)",
+			ErrHoldsData, off+int64(first), guess(off, buf))
 	}
 	return nil
 }

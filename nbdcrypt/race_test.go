@@ -1,0 +1,5 @@
+//go:build race
+
+package nbdcrypt
+
+const raceEnabled = true
