@@ -15,7 +15,7 @@ import (
 )
 
 // goNBDGrace is how long the data of a GO option that claims to have none is waited for, see readGo.
-const goNBDGrace = 200 * time.Millisecond
+const goNBDGrace = time.Second
 
 // handshake is the first phase of a connection: the client asks questions and chooses an export.
 type handshake struct {
