@@ -3,10 +3,11 @@ package console
 import (
 	"context"
 	"io"
-	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/audit"
 	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/policy"
 	"keyward/broker/internal/tenant"
 )
@@ -61,6 +62,8 @@ type Inventory interface {
 
 	CreateRAIDSet(ctx context.Context, p tenant.Principal, in api.RAIDSetWrite) (api.Device, error)
 	UpdateRAIDSet(ctx context.Context, p tenant.Principal, id string, in api.RAIDSetWrite) error
+	UnconfigureRAIDSet(ctx context.Context, p tenant.Principal, id string, in api.UnconfigureWrite) error
+	DeleteRAIDSet(ctx context.Context, p tenant.Principal, id string) error
 }
 
 // Policies is the account's policies.
@@ -75,7 +78,7 @@ type Policies interface {
 
 // Requests is the key requests of running instances.
 type Requests interface {
-	List(ctx context.Context, p tenant.Principal, f RequestFilter) (api.RunningInstances, error)
+	List(ctx context.Context, p tenant.Principal, f keyrequest.Filter) (api.RunningInstances, error)
 	Get(ctx context.Context, p tenant.Principal, id string) (api.KeyRequestDetail, error)
 	Approve(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
 	Deny(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
@@ -83,24 +86,10 @@ type Requests interface {
 	AssignPolicy(ctx context.Context, p tenant.Principal, id string, in api.PolicyAssignment) error
 }
 
-// RequestFilter selects key requests; no statuses mean all.
-type RequestFilter struct {
-	Query      string
-	Statuses   []api.KeyStatus
-	Page, Size int
-}
-
 // Audit is the account's audit log.
 type Audit interface {
-	Query(ctx context.Context, p tenant.Principal, f LogFilter) (api.AuditPage, error)
+	Query(ctx context.Context, p tenant.Principal, f audit.Filter) (api.AuditPage, error)
 	// ExportCSV and ExportJSONL write what the filter selects, oldest first; paging does not count.
-	ExportCSV(ctx context.Context, p tenant.Principal, f LogFilter, w io.Writer) error
-	ExportJSONL(ctx context.Context, p tenant.Principal, f LogFilter, w io.Writer) error
-}
-
-// LogFilter selects audit records; zero values select all.
-type LogFilter struct {
-	Category   string
-	From, To   time.Time
-	Page, Size int
+	ExportCSV(ctx context.Context, p tenant.Principal, f audit.Filter, w io.Writer) error
+	ExportJSONL(ctx context.Context, p tenant.Principal, f audit.Filter, w io.Writer) error
 }

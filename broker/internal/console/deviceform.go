@@ -34,16 +34,20 @@ func (v *visit) unconfigurePage(d api.Device) ui.FormPage {
 }
 
 func unconfigureDevice(v *visit) error {
-	err := v.Inventory.Unconfigure(v.ctx, v.p, v.id(), api.UnconfigureWrite{Confirm: v.form("confirm")})
+	d, err := v.Inventory.Device(v.ctx, v.p, v.id())
+	if err != nil {
+		return err
+	}
+	unconfigure := v.Inventory.Unconfigure
+	if isRAID(d) {
+		unconfigure = v.Inventory.UnconfigureRAIDSet
+	}
+	err = unconfigure(v.ctx, v.p, d.ID, api.UnconfigureWrite{Confirm: v.form("confirm")})
 	if err == nil {
 		return v.to("/inventory/devices", "unconfigured")
 	}
 	status, flash, fields, ok := refusal(err)
 	if !ok {
-		return err
-	}
-	d, err := v.Inventory.Device(v.ctx, v.p, v.id())
-	if err != nil {
 		return err
 	}
 	page := v.unconfigurePage(d)

@@ -162,10 +162,14 @@ func deleteDevices(v *visit) error {
 		if err != nil {
 			return err
 		}
-		if isRAID(d) && !v.may(rbac.RAIDSetsWrite) {
-			return problem.Forbidden(string(rbac.RAIDSetsWrite))
+		remove := v.Inventory.DeleteDevice
+		if isRAID(d) {
+			if !v.may(rbac.RAIDSetsWrite) {
+				return problem.Forbidden(string(rbac.RAIDSetsWrite))
+			}
+			remove = v.Inventory.DeleteRAIDSet
 		}
-		if err := v.Inventory.DeleteDevice(v.ctx, v.p, id); err != nil {
+		if err := remove(v.ctx, v.p, id); err != nil {
 			return err
 		}
 	}

@@ -4,14 +4,14 @@ import (
 	"net/http"
 	"strings"
 
+	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/problem"
 	"keyward/rbac"
 	"keyward/ui"
 )
 
-// The console's cookies. The session's is shared with the people's interface.
+// The console's own cookies; none of them grants anything.
 const (
-	cookieSession = "keyward_session"
 	cookieDone    = "keyward_done"
 	cookieTheme   = "keyward_theme"
 	cookieSidebar = "keyward_sidebar"
@@ -31,7 +31,7 @@ func (v *visit) frame(title, intro string, crumbs ...ui.Link) ui.Frame {
 	}
 	f.Collapsed = v.http.Cookies(cookieSidebar) == "collapsed"
 	f.Viewer = &ui.Viewer{Name: v.p.UserName, Role: roleTitle(string(v.p.Role)), Account: v.account.Name}
-	f.CSRF = csrfToken(v.token)
+	f.CSRF = httpapi.CSRFToken(v.token)
 	f.Nav = v.nav()
 	if flash, ok := doneMessages[v.http.Cookies(cookieDone)]; ok {
 		f.Flash = &flash

@@ -2,9 +2,6 @@ package console
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"net/url"
@@ -12,8 +9,8 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"github.com/google/uuid"
 
+	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/problem"
 )
 
@@ -26,8 +23,8 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 func (c *console) open(handle func(*visit) error) fiber.Handler {
 	return func(f *fiber.Ctx) error {
 		return c.serve(f, func(v *visit) error {
-			if f.Method() != http.MethodGet && !sameOrigin(f) {
-				return crossOrigin()
+			if err := httpapi.CheckOrigin(f); err != nil {
+				return err
 			}
 			return handle(v)
 		})
@@ -38,21 +35,19 @@ func (c *console) open(handle func(*visit) error) fiber.Handler {
 func (c *console) guarded(r Route) fiber.Handler {
 	return func(f *fiber.Ctx) error {
 		return c.serve(f, func(v *visit) error {
-			token := f.Cookies(cookieSession)
+			token := f.Cookies(httpapi.SessionCookie)
 			if token == "" {
 				return v.askLogOn()
 			}
 			if err := v.authenticate(token); err != nil {
 				if p, known := problem.From(err); known && p.Status == http.StatusUnauthorized {
-					v.dropCookie(cookieSession)
+					httpapi.ClearSession(f)
 					return v.askLogOn()
 				}
 				return err
 			}
-			if f.Method() != http.MethodGet && f.Method() != http.MethodHead {
-				if !sameOrigin(f) || !validCSRF(token, v.form("csrf")) {
-					return crossOrigin()
-				}
+			if err := httpapi.CheckCSRF(f, token); err != nil {
+				return err
 			}
 			if !v.may(r.Operation) {
 				return problem.Forbidden(string(r.Operation))
@@ -115,48 +110,9 @@ func (v *visit) showProblem(err error) error {
 		return err // fiber's own, for example a body that is too large
 	}
 	p, known := problem.From(err)
-	request := v.http.GetRespHeader(fiber.HeaderXRequestID)
-	if request == "" {
-		request = uuid.NewString()
-	}
+	request := httpapi.RequestID(v.http)
 	if !known {
 		v.Logger.Error("console page failed", "method", v.http.Method(), "path", v.http.Route().Path, "request", request, "error", err)
 	}
 	return v.show(p.Status, "problem", v.problemPage(p, request))
-}
-
-// sameOrigin refuses writes that another site starts. Browsers say where a request comes from in Sec-Fetch-Site, or at
-// least in Origin; a write that says neither comes from no browser that could have been tricked into sending the cookie
-// (the rules of net/http.CrossOriginProtection).
-func sameOrigin(f *fiber.Ctx) bool {
-	switch f.Get("Sec-Fetch-Site") {
-	case "same-origin", "none":
-		return true
-	case "":
-	default:
-		return false
-	}
-	origin := f.Get(fiber.HeaderOrigin)
-	if origin == "" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && u.Host == f.Get(fiber.HeaderHost)
-}
-
-func crossOrigin() error {
-	return problem.New(http.StatusForbidden, "cross-site", "Refused to protect you",
-		"The form was not sent from a page of this console, or its session has changed since the page was opened.",
-		"Open the page again and repeat the action.")
-}
-
-// csrfToken is bound to the session: whoever knows it knows the session already. It is a hash, so a page that leaks it
-// does not leak the session.
-func csrfToken(session string) string {
-	sum := sha256.Sum256([]byte("keyward console form\x00" + session))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
-
-func validCSRF(session, token string) bool {
-	return subtle.ConstantTimeCompare([]byte(csrfToken(session)), []byte(token)) == 1
 }

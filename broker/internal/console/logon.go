@@ -2,11 +2,11 @@ package console
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/gofiber/fiber/v2"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/problem"
 	"keyward/ui"
 )
@@ -38,7 +38,7 @@ func logOn(v *visit) error {
 		page.Flash = &ui.Flash{Tone: ui.ToneBad, Title: p.Title, Text: p.Detail, Hint: p.Hint}
 		return v.show(p.Status, "logon", page)
 	}
-	v.setCookie(cookieSession, session.Token, max(session.ExpiresAt.Sub(v.now), time.Second))
+	httpapi.SetSession(v.http, session.Token, session.ExpiresAt)
 	return v.http.Redirect(next, fiber.StatusSeeOther)
 }
 
@@ -46,6 +46,6 @@ func logOff(v *visit) error {
 	if err := v.Accounts.LogOff(v.ctx, v.p); err != nil {
 		return err
 	}
-	v.dropCookie(cookieSession)
+	httpapi.ClearSession(v.http)
 	return v.http.Redirect("/logon", fiber.StatusSeeOther)
 }

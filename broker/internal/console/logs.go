@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"keyward/broker/internal/audit"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/tenant"
 	"keyward/rbac"
@@ -54,8 +55,8 @@ func showLogs(v *visit) error {
 }
 
 // logFilter reads the query form. The values it returns build links that select the same records.
-func (v *visit) logFilter() (LogFilter, url.Values, []ui.Field, error) {
-	var f LogFilter
+func (v *visit) logFilter() (audit.Filter, url.Values, []ui.Field, error) {
+	var f audit.Filter
 	var wrong error
 	query := url.Values{}
 	f.Category = v.query("type")
@@ -111,7 +112,7 @@ func exportJSONL(v *visit) error {
 	return v.exportLog("jsonl", "application/jsonl", v.Audit.ExportJSONL)
 }
 
-type logExport func(context.Context, tenant.Principal, LogFilter, io.Writer) error
+type logExport func(context.Context, tenant.Principal, audit.Filter, io.Writer) error
 
 // exportLog answers with a file. It is written to memory first, so that a failure never looks like a short log.
 func (v *visit) exportLog(ext, mediaType string, write logExport) error {

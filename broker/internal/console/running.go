@@ -6,6 +6,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/feed"
+	"keyward/broker/internal/keyrequest"
 	"keyward/rbac"
 	"keyward/ui"
 )
@@ -24,7 +25,7 @@ var statusFilters = []struct {
 
 func showRunning(v *visit) error {
 	page, size := v.page()
-	filter := RequestFilter{Query: v.query("q"), Page: page, Size: size}
+	filter := keyrequest.Filter{Query: v.query("q"), Page: page, Size: size}
 	model := ui.RunningInstancesPage{
 		Frame: v.frame("Running Instances",
 			"Here you can view the machines that asked for the key of a device, and decide on the requests that wait."),
@@ -98,7 +99,7 @@ func (v *visit) link(op rbac.Operation, text, path, id string) ui.Link {
 	return ui.Link{Text: text, URL: path + url.PathEscape(id)}
 }
 
-func (v *visit) noRequests(f RequestFilter) ui.Empty {
+func (v *visit) noRequests(f keyrequest.Filter) ui.Empty {
 	if f.Query != "" || len(f.Statuses) > 0 {
 		return ui.Empty{Icon: "search", Title: "Nothing matches", Text: "No key request has this status and these words in its names.",
 			Action: &ui.Button{Text: "Show all", URL: "/instances"}}

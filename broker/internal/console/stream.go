@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/problem"
+	"keyward/broker/internal/tenant"
 	"keyward/rbac"
 )
 
@@ -71,24 +74,27 @@ func streamRows(v *visit) error {
 	subscription := v.Feed.Subscribe(v.p.AccountID, topics...)
 	v.http.Set("Content-Type", "text/event-stream")
 	v.http.Set("X-Accel-Buffering", "no")
-	c, session, token, address := v.console, v.p.SessionID, v.token, v.http.IP()
+	c, person := v.console, v.p
 	v.http.Status(http.StatusOK).Context().SetBodyStreamWriter(func(w *bufio.Writer) {
-		defer c.streams.release(session)
+		defer c.streams.release(person.SessionID)
 		defer subscription.Close()
-		c.pump(w, subscription, func(ctx context.Context) bool {
-			p, err := c.Accounts.Authenticate(ctx, token, address)
-			if err != nil {
-				return false
-			}
-			for _, topic := range topics {
-				if !c.Access.Allowed(string(p.Role), topicOperations[topic]) {
-					return false
-				}
-			}
-			return true
-		})
+		c.pump(w, subscription, func(ctx context.Context) bool { return c.mayStillHear(ctx, person, topics) })
 	})
 	return nil
+}
+
+// mayStillHear looks whether the session lives and the role still permits the topics. It does not count as use of the
+// session: a page that is only left open must not keep it alive.
+func (c *console) mayStillHear(ctx context.Context, p tenant.Principal, topics []string) bool {
+	sessions, err := c.Accounts.Sessions(ctx, p)
+	if err != nil || !slices.ContainsFunc(sessions, func(s api.Session) bool { return s.ID == p.SessionID }) {
+		return false
+	}
+	u, err := c.Accounts.User(ctx, p, p.UserID)
+	if err != nil {
+		return false
+	}
+	return !slices.ContainsFunc(topics, func(topic string) bool { return !c.Access.Allowed(string(u.Role), topicOperations[topic]) })
 }
 
 // pump writes events until the client is gone, the session ended or the stream is old. The session is asked for before

@@ -1,6 +1,10 @@
 // Live rows: the server says on a stream that something changed, the page fetches itself and swaps its parts.
 import { announce, fetchPage, replacePart } from './page.js'
 
+// A page that nobody looks at must not keep the session alive by fetching: after this time without a sign of a person
+// it sleeps, and wakes up with the next one.
+const attention = 10 * 60_000
+
 const parts = ['rows', 'request', 'device-status']
 
 export function live (enhance) {
@@ -34,9 +38,22 @@ export function live (enhance) {
     }
   }
 
-  const stream = new EventSource('/events/rows?topic=' + encodeURIComponent(main.dataset.live))
-  stream.addEventListener('changed', refresh)
-  addEventListener('pagehide', () => stream.close())
+  let stream = null
+  let lastInput = Date.now()
+  const listen = () => {
+    stream = new EventSource('/events/rows?topic=' + encodeURIComponent(main.dataset.live))
+    stream.addEventListener('changed', refresh)
+  }
+  const sleep = () => { stream?.close(); stream = null }
+  for (const sign of ['pointerdown', 'pointermove', 'keydown', 'scroll', 'focus']) {
+    addEventListener(sign, () => {
+      lastInput = Date.now()
+      if (!stream) { listen(); refresh() }
+    }, { passive: true, capture: true })
+  }
+  listen()
+  setInterval(() => { if (Date.now() - lastInput > attention) sleep() }, 30_000)
+  addEventListener('pagehide', sleep)
   addEventListener('pageshow', event => { if (event.persisted) location.reload() })
 }
 
