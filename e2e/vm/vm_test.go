@@ -60,6 +60,11 @@ func TestGuest(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	r, err := m.Run(ctx, nil)
+	if file := os.Getenv("KEYWARD_VM_CONSOLE"); file != "" { // for whoever looks into a failure
+		if err := os.WriteFile(file, []byte(r.Console), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
 	if errors.Is(err, ErrUnavailable) {
 		t.Skip(err)
 	}

@@ -219,7 +219,7 @@ func TestDMCrypt_fileSystemMadeByUsIsReadByTheKernel(t *testing.T) {
 	if err := os.WriteFile(file, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, "mkfs.ext4", "-q", "-F", clear)
+	tool(t, "mkfs.ext4", "-q", "-F", "-b", "4096", clear) // as large as the volume's sectors
 	tool(t, "debugfs", "-w", "-R", "write "+file+" file", clear)
 	v.ours(func(dev blockdev.Device) {
 		b, err := os.ReadFile(clear)
