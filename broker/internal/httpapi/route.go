@@ -142,12 +142,22 @@ func raw(r *Router, rt Route, h func(c *fiber.Ctx, p tenant.Principal) error) {
 type (
 	principalKey struct{}
 	requestKey   struct{}
+	callerKey    struct{}
 )
+
+// caller is what the transport knows of whoever calls, on open routes too.
+type caller struct{ address, userAgent string }
+
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
 
 func (r *Router) admit(rt Route) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		c := humafiber.Unwrap(ctx)
 		ctx = huma.WithValue(ctx, requestKey{}, RequestID(c))
+		ctx = huma.WithValue(ctx, callerKey{}, caller{address: c.IP(), userAgent: c.Get(fiber.HeaderUserAgent)})
 		p, err := r.gate.Admit(c, rt)
 		if err != nil {
 			if err := refuse(c, r.log, err); err != nil {
