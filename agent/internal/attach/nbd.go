@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,8 +26,9 @@ type kernelNBD struct {
 	order  writeOrder
 	index  int
 
-	stop    context.CancelFunc // ends the goroutines; requests being answered end first
-	ctx     context.Context
+	ctx     context.Context    // of the goroutines; requests being answered end first
+	stop    context.CancelFunc // ends ctx
+	leaving atomic.Bool        // the device is being removed: a connection that ends is not replaced
 	serving sync.WaitGroup
 
 	mu     sync.Mutex
@@ -40,15 +42,16 @@ func newKernelNBD(dev blockdev.Device, o Options) (*kernelNBD, error) {
 		return nil, err
 	}
 	a := &kernelNBD{o: o, dev: dev, st: newState(o, KindNBD), server: server, index: -1}
+	a.st.Connections = o.Connections
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	return a, nil
 }
 
 // export is the volume for one connection.
-func (a *kernelNBD) export(s *nbdSocket, served *atomic.Int64) *nbd.Export {
+func (a *kernelNBD) export(s *nbdSocket) *nbd.Export {
 	return &nbd.Export{
 		Name: a.o.Name, ReadOnly: a.o.ReadOnly, AllowTrim: a.o.Discard && !a.o.ReadOnly, MultiConn: true,
-		Device: &connDevice{Device: a.dev, order: &a.order, dead: s.dead, served: served},
+		Device: &connDevice{Device: a.dev, order: &a.order, dead: s.dead},
 	}
 }
 
@@ -72,10 +75,18 @@ func attachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment,
 	if err != nil {
 		return nil, fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err)
 	}
-	err = a.plug(ctx, o.Connections, func(l *nbdLink, fds []int) (int, error) {
+	err = a.plug(ctx, func(l *nbdLink, fds []int) (int, error) {
 		return l.connect(nbdDevice{size: dev.Size(), blockSize: o.SectorSize, flags: a.flags(), timeout: o.Timeout,
 			deadTimeout: o.DeadConnTimeout, backend: o.VolumeUUID}, fds)
 	})
+	if err == nil {
+		var fd int
+		if fd, err = openNode(ctx, a.Path(), unix.O_RDONLY); err == nil { // the node may be a moment behind
+			unix.Close(fd)
+		} else {
+			err = errors.Join(err, a.disconnect())
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err), a.st.remove(o.RuntimeDir))
 	}
@@ -83,8 +94,15 @@ func attachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment,
 }
 
 func reattachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment, error) {
-	if prev, err := readState(o.RuntimeDir, o.VolumeUUID); err == nil && prev.Owner.alive() {
+	prev, err := readState(o.RuntimeDir, o.VolumeUUID)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
+	}
+	if prev.Owner.alive() {
 		return nil, fmt.Errorf("reattach %q: %w by process %d, which still runs", o.Name, ErrAttached, prev.Owner.PID)
+	}
+	if prev.Connections > 0 && prev.Connections <= maxConnections {
+		o.Connections = prev.Connections
 	}
 	index, err := nbdOf(o.VolumeUUID)
 	if err != nil {
@@ -106,26 +124,28 @@ func reattachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachmen
 		return nil, fmt.Errorf("reattach %q: %s is attached with another access (read-only %d); unmount and detach it",
 			o.Name, nbdPath(index), ro)
 	}
-	conns, err := nbdConnections(index)
-	if err != nil {
-		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
-	}
 	a, err := newKernelNBD(dev, o)
 	if err != nil {
 		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
 	}
-	err = a.plug(ctx, conns, func(l *nbdLink, fds []int) (int, error) {
+	err = a.plug(ctx, func(l *nbdLink, fds []int) (int, error) {
 		return index, l.reconfigure(index, o.VolumeUUID, fds)
 	})
 	if err != nil {
+		// The device still waits: leave the state as it was found, so that the next try is not refused because of this one.
+		if prev.VolumeUUID != "" {
+			err = errors.Join(err, prev.save(o.RuntimeDir))
+		} else {
+			err = errors.Join(err, a.st.remove(o.RuntimeDir))
+		}
 		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
 	}
 	return a, nil
 }
 
-// plug makes n socketpairs, serves them, hands the other ends to the kernel by configure, and tunes the device. The
+// plug makes the socketpairs, serves them, hands the other ends to the kernel by configure, and tunes the device. The
 // servers run first because the kernel may read at once.
-func (a *kernelNBD) plug(ctx context.Context, n int, configure func(*nbdLink, []int) (int, error)) error {
+func (a *kernelNBD) plug(ctx context.Context, configure func(*nbdLink, []int) (int, error)) error {
 	link, err := dialNBD(ctx)
 	if err != nil {
 		return err
@@ -134,8 +154,8 @@ func (a *kernelNBD) plug(ctx context.Context, n int, configure func(*nbdLink, []
 	if err := a.st.save(a.o.RuntimeDir); err != nil {
 		return err
 	}
-	sockets := make([]*nbdSocket, 0, n)
-	fds := make([]int, 0, n)
+	var sockets []*nbdSocket
+	var fds []int
 	ready := make(chan struct{}) // closed once index is known
 	fail := func(err error) error {
 		a.gone = true
@@ -147,13 +167,13 @@ func (a *kernelNBD) plug(ctx context.Context, n int, configure func(*nbdLink, []
 		a.serving.Wait()
 		return err
 	}
-	for range n {
+	for range a.o.Connections {
 		s, err := newNBDSocket()
 		if err != nil {
 			return fail(err)
 		}
 		sockets = append(sockets, s)
-		fds = append(fds, s.kernel)
+		fds = append(fds, int(s.kernel.Load()))
 		a.serving.Go(func() { a.serve(s, ready) })
 	}
 	index, err := configure(link, fds)
@@ -168,75 +188,71 @@ func (a *kernelNBD) plug(ctx context.Context, n int, configure func(*nbdLink, []
 	if err := tuneNBD(index); err != nil {
 		a.o.Logger.Warn("request size of the block device could not be raised", "path", a.Path(), "error", err)
 	}
-	fd, err := openNode(ctx, a.Path(), 0) // the node may be a moment behind
-	if err != nil {
-		return errors.Join(err, a.disconnect())
-	}
-	return unix.Close(fd)
+	return nil
 }
+
+const (
+	// dropped is how short a connection lives that the kernel took but did not use, since none of its own was dead.
+	dropped = time.Second
+	// mostDropped is how many of those in a row say that the kernel has all it needs.
+	mostDropped = 10
+	// mostBackoff is the longest pause between two tries.
+	mostBackoff = 5 * time.Second
+)
 
 // serve answers one connection for as long as the device lives, on one socket after another.
 func (a *kernelNBD) serve(s *nbdSocket, ready <-chan struct{}) {
-	for backoff := time.Duration(0); ; {
-		var served atomic.Int64
-		err := a.server.ServeTransmission(a.ctx, s.server, a.export(s, &served))
+	unused, backoff := 0, 50*time.Millisecond
+	for {
+		began := time.Now()
+		err := a.server.ServeTransmission(a.ctx, s.server, a.export(s))
 		s.close()
 		<-ready
-		if a.ctx.Err() != nil || !nbdConnected(a.index) {
+		if time.Since(began) > dropped {
+			unused, backoff = 0, 50*time.Millisecond
+		} else if unused++; unused > mostDropped {
+			a.o.Logger.Warn("kernel takes no other connection, going on with those it has", "path", a.Path())
 			return
 		}
 		// The kernel gave this connection up. Every request of the old one has been answered or refused by now.
-		if served.Load() > 0 {
-			backoff = 0
-		}
-		a.o.Logger.Warn("kernel closed a connection, plugging in another", "path", a.Path(), "error", err)
-		for {
-			if s = a.replug(); s != nil {
-				break
-			}
-			backoff = min(max(2*backoff, 50*time.Millisecond), 5*time.Second)
-			select {
-			case <-a.ctx.Done():
-				return
-			case <-time.After(backoff):
-			}
-			if !nbdConnected(a.index) {
+		for s = nil; s == nil; {
+			if !a.pause(backoff) {
 				return
 			}
-		}
-		if backoff == 0 {
-			backoff = 50 * time.Millisecond
-			continue
-		}
-		select {
-		case <-a.ctx.Done():
-			s.close()
-			return
-		case <-time.After(backoff): // the kernel dropped the last one unused, so no socket of its was dead
-			backoff = min(2*backoff, 5*time.Second)
+			backoff = min(2*backoff, mostBackoff)
+			a.o.Logger.Warn("kernel closed a connection, plugging in another", "path", a.Path(), "error", err)
+			s, err = a.replug()
 		}
 	}
 }
 
-// replug gives the kernel one fresh socket, nil if that failed.
-func (a *kernelNBD) replug() *nbdSocket {
+// pause waits, and reports whether the device still wants connections.
+func (a *kernelNBD) pause(d time.Duration) bool {
+	select {
+	case <-a.ctx.Done():
+		return false
+	case <-time.After(d):
+	}
+	return !a.leaving.Load() && nbdConnected(a.index)
+}
+
+// replug gives the kernel one fresh socket in place of a dead one.
+func (a *kernelNBD) replug() (*nbdSocket, error) {
 	s, err := newNBDSocket()
+	if err != nil {
+		return nil, err
+	}
+	link, err := dialNBD(a.ctx)
 	if err == nil {
-		var link *nbdLink
-		if link, err = dialNBD(a.ctx); err == nil {
-			err = link.reconfigure(a.index, a.o.VolumeUUID, []int{s.kernel})
-			link.close()
-		}
-		if err == nil {
-			s.closeKernelEnd()
-			return s
-		}
+		err = link.reconfigure(a.index, a.o.VolumeUUID, []int{int(s.kernel.Load())})
+		link.close()
+	}
+	if err != nil {
 		s.close()
+		return nil, err
 	}
-	if a.ctx.Err() == nil {
-		a.o.Logger.Warn("no new connection for the kernel yet", "path", a.Path(), "error", err)
-	}
-	return nil
+	s.closeKernelEnd()
+	return s, nil
 }
 
 func (a *kernelNBD) Path() string { return nbdPath(a.index) }
@@ -244,6 +260,7 @@ func (a *kernelNBD) Kind() string { return KindNBD }
 
 // disconnect removes the device from the kernel and ends the servers. It may be called again.
 func (a *kernelNBD) disconnect() error {
+	a.leaving.Store(true)
 	if !a.gone {
 		link, err := dialNBD(context.Background())
 		if err != nil {
@@ -292,6 +309,7 @@ func (a *kernelNBD) Close() error {
 
 // Abort implements Aborter by disconnecting the device whatever lies on it.
 func (a *kernelNBD) Abort() error {
+	a.leaving.Store(true)
 	link, err := dialNBD(context.Background())
 	if err == nil {
 		defer link.close()

@@ -100,8 +100,8 @@ func TestKernelNBD_blockDeviceHasTheVolumesGeometry(t *testing.T) {
 			if b, err := os.ReadFile(nbdSys(a.index, "queue/write_cache")); !tc.readOnly && (err != nil || strings.TrimSpace(string(b)) != "write back") {
 				t.Errorf("write cache is %q (%v): flushes would not be sent", b, err)
 			}
-			if n, err := nbdConnections(a.index); err != nil || n != tc.conns {
-				t.Errorf("%d connections (%v), want %d", n, err, tc.conns)
+			if st, err := readState(a.o.RuntimeDir, id); err != nil || st.Connections != tc.conns {
+				t.Errorf("state says %d connections (%v), want %d", st.Connections, err, tc.conns)
 			}
 		})
 	}
@@ -501,6 +501,9 @@ func TestKernelNBD_abortEndsRequestsThatHang(t *testing.T) {
 	}
 	close(dev.release)
 	f.Close()
+	if err := a.Close(); err == nil || !strings.Contains(err.Error(), "writes were lost") {
+		t.Errorf("Close after Abort: %v, want word of lost writes", err)
+	}
 }
 
 // TestServeTransmission_flushOnOneConnectionCoversTheOther needs no kernel: it speaks NBD to two connections of one
@@ -519,11 +522,9 @@ func TestServeTransmission_flushOnOneConnectionCoversTheOther(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends = append(ends, os.NewFile(uintptr(s.kernel), "kernel end"))
-		s.kernel = -1
+		ends = append(ends, os.NewFile(uintptr(s.kernel.Swap(-1)), "kernel end"))
 		done.Go(func() {
-			var served atomic.Int64
-			_ = a.server.ServeTransmission(a.ctx, s.server, a.export(s, &served))
+			_ = a.server.ServeTransmission(a.ctx, s.server, a.export(s))
 			s.close()
 		})
 	}
@@ -560,12 +561,11 @@ func TestConnDevice_writeOfADeadConnectionIsNotMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	var served atomic.Int64
-	d := &connDevice{Device: dev, order: new(writeOrder), dead: s.dead, served: &served}
+	d := &connDevice{Device: dev, order: new(writeOrder), dead: s.dead}
 	if _, err := d.WriteAt(make([]byte, 512), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Shutdown(s.kernel, unix.SHUT_RDWR); err != nil { // as the kernel does when it gives up
+	if err := unix.Shutdown(int(s.kernel.Load()), unix.SHUT_RDWR); err != nil { // as the kernel does when it gives up
 		t.Fatal(err)
 	}
 	if _, err := d.WriteAt(make([]byte, 512), 0); !errors.Is(err, errConnectionDead) {

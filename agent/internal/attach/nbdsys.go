@@ -48,18 +48,6 @@ func nbdOf(volumeUUID string) (int, error) {
 	return -1, nil
 }
 
-// nbdConnections is the number of sockets a device was made with: it has one hardware queue for each.
-func nbdConnections(n int) (int, error) {
-	entries, err := os.ReadDir(nbdSys(n, "mq"))
-	if err != nil {
-		return 0, fmt.Errorf("count the connections of %s: %w", nbdPath(n), err)
-	}
-	if len(entries) < 1 || len(entries) > maxConnections {
-		return 0, fmt.Errorf("%s has %d connections, which this agent did not make", nbdPath(n), len(entries))
-	}
-	return len(entries), nil
-}
-
 // tuneNBD raises the request size from the kernel's default of 128 KiB. A device works without it.
 func tuneNBD(n int) error {
 	const wantKB = 1024

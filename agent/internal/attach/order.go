@@ -3,7 +3,6 @@ package attach
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 
 	"keyward/nbdcrypt/blockdev"
 )
@@ -71,22 +70,9 @@ type connDevice struct {
 	blockdev.Device
 	order *writeOrder
 	dead  func() bool
-	// served counts requests, so that a connection that the kernel took is told from one that it dropped at once.
-	served *atomic.Int64
-}
-
-func (d *connDevice) ReadAt(p []byte, off int64) (int, error) {
-	d.served.Add(1)
-	return d.Device.ReadAt(p, off)
-}
-
-func (d *connDevice) Sync() error {
-	d.served.Add(1)
-	return d.Device.Sync()
 }
 
 func (d *connDevice) ordered(off, n int64, write func() error) error {
-	d.served.Add(1)
 	s := d.order.enter(off, n)
 	defer d.order.leave(s)
 	if d.dead() {

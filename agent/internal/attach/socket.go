@@ -14,7 +14,7 @@ const socketBuffer = 2 << 20
 
 // nbdSocket is a socketpair: one end is for the kernel, the other is served by this process.
 type nbdSocket struct {
-	kernel int // file descriptor; close it once the kernel has its own reference
+	kernel atomic.Int32 // file descriptor, -1 once closed; the kernel has its own reference by then
 	server net.Conn
 	raw    *os.File // a duplicate of server's descriptor, to ask for its state without disturbing a read
 	ended  atomic.Bool
@@ -38,7 +38,9 @@ func newNBDSocket() (*nbdSocket, error) {
 		raw.Close()
 		return nil, fmt.Errorf("make a connection of a socketpair: %w", err)
 	}
-	return &nbdSocket{kernel: fds[0], server: server, raw: raw}, nil
+	s := &nbdSocket{server: server, raw: raw}
+	s.kernel.Store(int32(fds[0]))
+	return s, nil
 }
 
 // dead reports whether the kernel has shut the connection down, which it does when it gives up waiting.
@@ -60,9 +62,8 @@ func (s *nbdSocket) dead() bool {
 }
 
 func (s *nbdSocket) closeKernelEnd() {
-	if s.kernel >= 0 {
-		unix.Close(s.kernel)
-		s.kernel = -1
+	if fd := s.kernel.Swap(-1); fd >= 0 {
+		unix.Close(int(fd))
 	}
 }
 

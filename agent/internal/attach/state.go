@@ -19,6 +19,8 @@ type state struct {
 	VolumeUUID string `json:"volume_uuid"`
 	Name       string `json:"name"`
 	Kind       string `json:"kind"`
+	// Connections of kernel NBD. The kernel does not tell: it has at most one queue for each processor.
+	Connections int `json:"connections,omitempty"`
 	// Owner is the process that serves the device.
 	Owner owner `json:"owner"`
 }
