@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -143,48 +142,6 @@ func ResidentMiB(pid int) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %d has no VmRSS", pid)
-}
-
-// MemoryHolds reports whether needle is anywhere in the readable memory of a process: heap, stacks and mappings, without
-// what the kernel hides even from root (memfd_secret). It needs root.
-func MemoryHolds(pid int, needle []byte) (bool, error) {
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
-	if err != nil {
-		return false, fmt.Errorf("list the memory of process %d: %w", pid, err)
-	}
-	mem, err := os.Open(filepath.Join(proc, "mem"))
-	if err != nil {
-		return false, fmt.Errorf("open the memory of process %d: %w", pid, err)
-	}
-	defer mem.Close()
-	searched := 0
-	window := make([]byte, 4<<20)
-	for line := range strings.Lines(string(maps)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || !strings.HasPrefix(fields[1], "r") {
-			continue
-		}
-		var low, high uint64
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &low, &high); err != nil || high > 1<<63 {
-			continue
-		}
-		// Windows overlap by the needle's length less one, so that a hit across an edge is seen.
-		for at := low; at < high; at += uint64(len(window) - len(needle) + 1) {
-			n, err := mem.ReadAt(window[:min(uint64(len(window)), high-at)], int64(at))
-			searched += n
-			if bytes.Contains(window[:n], needle) {
-				return true, nil
-			}
-			if err != nil {
-				break // a hole, or memory hidden from us
-			}
-		}
-	}
-	if searched < 1<<20 {
-		return false, fmt.Errorf("search the memory of process %d: only %d bytes were readable, which proves nothing", pid, searched)
-	}
-	return false, nil
 }
 
 // Eventually calls f until it returns nil, at most for d; then it returns f's last error.
