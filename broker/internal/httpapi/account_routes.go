@@ -44,7 +44,7 @@ type body[T any] struct{ Body T }
 
 // bodyByID is the input of routes that take a T for one object.
 type bodyByID[T any] struct {
-	byID
+	ByID
 	Body T
 }
 
@@ -75,7 +75,7 @@ func registerSessions(r *Router, a *Accounts) {
 			return answerOf(a.Sessions(ctx, p))
 		})
 	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/sessions/{id}", Operation: rbac.SessionsOwn, Summary: `End one of one's own sessions; "current" logs off`},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			id := in.ID
 			if id == "current" {
 				id = p.SessionID
@@ -102,7 +102,7 @@ func registerUsers(r *Router, a *Accounts) {
 			return answerOf(a.CreateUser(ctx, p, in.Body))
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/users/{id}", Operation: rbac.UsersRead, Summary: "Read a user"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.User], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.User], error) {
 			return answerOf(a.User(ctx, p, in.ID))
 		})
 	handle(r, Route{Method: http.MethodPut, Path: "/api/v1/users/{id}", Operation: rbac.UsersWrite, Summary: "Change a user"},
@@ -110,7 +110,7 @@ func registerUsers(r *Router, a *Accounts) {
 			return answerOf(a.UpdateUser(ctx, p, in.ID, in.Body))
 		})
 	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/users/{id}", Operation: rbac.UsersWrite, Summary: "Delete a user"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			return nil, a.DeleteUser(ctx, p, in.ID)
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/roles", Operation: rbac.RolesRead, Summary: "List roles, what they may do and how many users hold them"},
@@ -129,7 +129,7 @@ func registerTokens(r *Router, a *Accounts) {
 			return answerOf(a.CreateToken(ctx, p, in.Body))
 		})
 	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/enrolment-tokens/{id}", Operation: rbac.EnrolmentTokensWrite, Summary: "Withdraw an enrolment token"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			return nil, a.DeleteToken(ctx, p, in.ID)
 		})
 }

@@ -31,30 +31,30 @@ const (
 	enrolInterval = time.Second
 )
 
-// agentCall is the input of a machine's call with a body. RawBody is what an idempotency key stands for.
-type agentCall[T any] struct {
+// AgentCall is the input of a machine's call with a body. RawBody is what an idempotency key stands for.
+type AgentCall[T any] struct {
 	Key     string `header:"Idempotency-Key"`
 	RawBody []byte
 	Body    T
 }
 
-func (in *agentCall[T]) call(p tenant.Principal, what string) idempotency.Call {
+func (in *AgentCall[T]) call(p tenant.Principal, what string) idempotency.Call {
 	return idempotency.Call{Scope: "instance/" + p.Instance + "/" + what, Key: in.Key, Body: in.RawBody}
 }
 
-// agentCallByID is agentCall on one request or job.
-type agentCallByID[T any] struct {
+// AgentCallByID is AgentCall on one request or job.
+type AgentCallByID[T any] struct {
 	ID string `path:"id" maxLength:"64"`
-	agentCall[T]
+	AgentCall[T]
 }
 
-type waitInput struct {
+type WaitInput struct {
 	Wait int `query:"wait" minimum:"0" maximum:"60" doc:"seconds to hold the answer back until there is something new"`
 }
 
 type statusInput struct {
-	byID
-	waitInput
+	ByID
+	WaitInput
 	After int64 `query:"after" doc:"the version that the caller knows"`
 }
 
@@ -75,7 +75,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		return Route{Method: method, Path: path, Machine: true, Summary: summary}
 	}
 	handle(r, Route{Method: http.MethodPost, Path: api.PathEnrol, Open: true, Summary: "Trade an enrolment token for a client certificate"},
-		func(ctx context.Context, _ tenant.Principal, in *agentCall[api.EnrolRequest]) (*answer[api.EnrolResponse], error) {
+		func(ctx context.Context, _ tenant.Principal, in *AgentCall[api.EnrolRequest]) (*answer[api.EnrolResponse], error) {
 			address, _ := ctx.Value(addressKey{}).(string)
 			return answerOf(d.Inventory.Enrol(ctx, address, idempotency.Call{Key: in.Key, Body: in.RawBody}, in.Body))
 		})
@@ -84,7 +84,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 			return answerOf(d.Requests.Nonce(ctx, p))
 		})
 	handle(r, machine(http.MethodPut, api.PathInventory, "Publish the complete list of devices"),
-		func(ctx context.Context, p tenant.Principal, in *agentCall[api.InventoryReport]) (*answer[api.DeviceList], error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.InventoryReport]) (*answer[api.DeviceList], error) {
 			return answerOf(d.Inventory.Publish(ctx, p, in.call(p, "inventory"), in.Body))
 		})
 	handle(r, machine(http.MethodGet, api.PathAgentDevices, "Read what the broker has recorded of this machine's devices"),
@@ -92,11 +92,11 @@ func RegisterAgents(r *Router, d AgentDeps) {
 			return answerOf(d.Inventory.Assigned(ctx, p))
 		})
 	handle(r, machine(http.MethodGet, api.PathCommands, "Wait for something to do"),
-		func(ctx context.Context, p tenant.Principal, in *waitInput) (*answer[api.CommandList], error) {
+		func(ctx context.Context, p tenant.Principal, in *WaitInput) (*answer[api.CommandList], error) {
 			return answerOf(d.Requests.Commands(ctx, p, time.Duration(in.Wait)*time.Second))
 		})
 	handle(r, machine(http.MethodPost, api.PathHeartbeat, "Report life, evidence and held keys; renews leases"),
-		func(ctx context.Context, p tenant.Principal, in *agentCall[api.Heartbeat]) (*answer[api.HeartbeatResponse], error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.Heartbeat]) (*answer[api.HeartbeatResponse], error) {
 			return answerOf(d.Requests.Heartbeat(ctx, p, in.Body))
 		})
 	registerAgentKeys(r, d, machine)
@@ -106,7 +106,7 @@ type addressKey struct{}
 
 func registerAgentKeys(r *Router, d AgentDeps, machine func(method, path, summary string) Route) {
 	handle(r, machine(http.MethodPost, api.PathKeyRequests, "Ask for the key of a device"),
-		func(ctx context.Context, p tenant.Principal, in *agentCall[api.KeyRequest]) (*answer[api.KeyRequestStatus], error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.KeyRequest]) (*answer[api.KeyRequestStatus], error) {
 			return answerOf(d.Requests.Ask(ctx, p, in.call(p, "key-requests"), in.Body))
 		})
 	handle(r, machine(http.MethodGet, api.PathKeyRequest, "Read a key request, or wait for it to change"),
@@ -114,19 +114,19 @@ func registerAgentKeys(r *Router, d AgentDeps, machine func(method, path, summar
 			return answerOf(d.Requests.Status(ctx, p, in.ID, time.Duration(in.Wait)*time.Second, in.After))
 		})
 	handle(r, machine(http.MethodPost, api.PathDelivery, "Collect the sealed key of an approved request, once"),
-		func(ctx context.Context, p tenant.Principal, in *agentCallByID[api.DeliveryRequest]) (*answer[api.KeyDelivery], error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.DeliveryRequest]) (*answer[api.KeyDelivery], error) {
 			return answerOf(d.Requests.Deliver(ctx, p, in.call(p, "delivery/"+in.ID), in.ID, in.Body))
 		})
 	handle(r, machine(http.MethodPost, api.PathRequestEvents, "Report what happened to a delivered key"),
-		func(ctx context.Context, p tenant.Principal, in *agentCallByID[api.RequestEvent]) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.RequestEvent]) (*None, error) {
 			return nil, d.Requests.Report(ctx, p, in.call(p, "events/"+in.ID), in.ID, in.Body)
 		})
 	handle(r, machine(http.MethodPost, api.PathJobKey, "Take an encrypt job and its sealed device key"),
-		func(ctx context.Context, p tenant.Principal, in *agentCallByID[api.JobKeyRequest]) (*answer[api.KeyDelivery], error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.JobKeyRequest]) (*answer[api.KeyDelivery], error) {
 			return answerOf(d.Jobs.Take(ctx, p, in.call(p, "job-key/"+in.ID), in.ID, in.Body))
 		})
 	handle(r, machine(http.MethodPost, api.PathJobProgress, "Report how an encrypt job goes"),
-		func(ctx context.Context, p tenant.Principal, in *agentCallByID[api.JobProgress]) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.JobProgress]) (*None, error) {
 			return nil, d.Jobs.Progress(ctx, p, in.call(p, "progress/"+in.ID), in.ID, in.Body)
 		})
 }

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"time"
+
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/job"
 	"keyward/broker/internal/keyrequest"
@@ -15,6 +17,8 @@ type PeopleDeps struct {
 	Feed      *feed.Hub
 	Sessions  Sessions
 	Roles     Roles
+	// Pulse is how often event streams look whether their session still counts; 0 means every 15 seconds.
+	Pulse time.Duration
 }
 
 // RegisterPeople registers those routes under /api/v1. Accounts, users and the audit log are registered on their own.
@@ -27,8 +31,8 @@ func RegisterPeople(r *Router, d PeopleDeps) {
 	registerEvents(r, d)
 }
 
-// byID is the input of routes that need nothing but an ID.
-type byID struct {
+// ByID is the input of routes that need nothing but an ID. What is embedded in inputs is exported: huma sets no other fields.
+type ByID struct {
 	ID string `path:"id" maxLength:"64"`
 }
 

@@ -31,22 +31,22 @@ type deviceList struct {
 }
 
 type deviceChange struct {
-	byID
+	ByID
 	Body api.DeviceWrite
 }
 
 type encryptInput struct {
-	byID
+	ByID
 	Body api.EncryptWrite
 }
 
 type unconfigureInput struct {
-	byID
+	ByID
 	Body api.UnconfigureWrite
 }
 
 type copyInput struct {
-	byID
+	ByID
 	Body struct {
 		SourceID string `json:"source_id" minLength:"1" maxLength:"64" doc:"the device that this one is a clone of"`
 	}
@@ -66,7 +66,7 @@ func registerDevices(r *Router, d PeopleDeps) {
 			return answerOf(deviceList{list, total}, err)
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/devices/{id}", Operation: rbac.DevicesRead, Summary: "Read a device or RAID set"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Device], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Device], error) {
 			return device(ctx, p, in.ID, nil)
 		})
 	handle(r, Route{Method: http.MethodPut, Path: "/api/v1/devices/{id}", Operation: rbac.DevicesWrite, Summary: "Configure a device"},
@@ -74,7 +74,7 @@ func registerDevices(r *Router, d PeopleDeps) {
 			return device(ctx, p, in.ID, d.Inventory.Configure(ctx, p, in.ID, in.Body))
 		})
 	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/devices/{id}", Operation: rbac.DevicesDelete, Summary: "Delete a device that no machine shows any more, with its key"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			return nil, d.Inventory.DeleteDevice(ctx, p, in.ID)
 		})
 	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/encrypt", Operation: rbac.DevicesEncrypt, Summary: "Encrypt a configured device; what it holds is destroyed"},
@@ -82,7 +82,7 @@ func registerDevices(r *Router, d PeopleDeps) {
 			return device(ctx, p, in.ID, d.Inventory.Encrypt(ctx, p, in.ID, in.Body))
 		})
 	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/cancel-encryption", Operation: rbac.DevicesEncrypt, Summary: "Take back an encryption that no machine has begun"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Device], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Device], error) {
 			return device(ctx, p, in.ID, d.Inventory.CancelEncryption(ctx, p, in.ID))
 		})
 	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/unconfigure", Operation: rbac.DevicesUnconfigure, Summary: "Destroy a device's key for ever"},

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -16,7 +17,7 @@ import (
 )
 
 const (
-	// streamPulse is how often a stream sends a comment and looks whether its session still counts.
+	// streamPulse is how often a stream sends a comment and looks whether its session still counts, unless the deps say.
 	streamPulse = 15 * time.Second
 	// streamLife ends every stream, so that connections of clients that are gone do not pile up.
 	streamLife = 30 * time.Minute
@@ -53,7 +54,7 @@ func streamEvents(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
 		defer sub.Close()
 		ctx, cancel := context.WithTimeout(base, streamLife)
 		defer cancel()
-		pulse := time.NewTicker(streamPulse)
+		pulse := time.NewTicker(cmp.Or(d.Pulse, streamPulse))
 		defer pulse.Stop()
 		send(w, "connected")
 		for w.Flush() == nil {

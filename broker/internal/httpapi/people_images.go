@@ -15,7 +15,7 @@ type imageList struct {
 }
 
 type imageChange struct {
-	byID
+	ByID
 	Body api.ImageWrite
 }
 
@@ -34,7 +34,7 @@ func registerImages(r *Router, d PeopleDeps) {
 			return answerOf(imageList{list}, err)
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/images/{id}", Operation: rbac.ImagesRead, Summary: "Read an image"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Image], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Image], error) {
 			return answerOf(d.Inventory.Image(ctx, p, in.ID))
 		})
 	handle(r, Route{Method: http.MethodPut, Path: "/api/v1/images/{id}", Operation: rbac.ImagesWrite, Summary: "Change an image's name and description"},
@@ -47,7 +47,7 @@ func registerImages(r *Router, d PeopleDeps) {
 			return answerOf(instanceList{list}, err)
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/instances/{id}", Operation: rbac.RunningInstancesRead, Summary: "Read an instance with its devices"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Instance], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Instance], error) {
 			return answerOf(d.Inventory.Instance(ctx, p, in.ID))
 		})
 }

@@ -13,7 +13,7 @@ import (
 type policyInput struct{ Body api.Policy }
 
 type policyChange struct {
-	byID
+	ByID
 	Body api.Policy
 }
 
@@ -42,7 +42,7 @@ func registerPolicies(r *Router, d PeopleDeps) {
 			return answerOf(d.Policies.Create(ctx, p, in.Body))
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/policies/{id}", Operation: rbac.PoliciesRead, Summary: "Read a policy"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Policy], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Policy], error) {
 			return answerOf(d.Policies.Get(ctx, p, in.ID))
 		})
 	handle(r, Route{Method: http.MethodPut, Path: "/api/v1/policies/{id}", Operation: rbac.PoliciesWrite, Summary: "Save a policy"},
@@ -50,7 +50,7 @@ func registerPolicies(r *Router, d PeopleDeps) {
 			return answerOf(d.Policies.Update(ctx, p, in.ID, in.Body))
 		})
 	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/policies/{id}", Operation: rbac.PoliciesWrite, Summary: "Delete a policy"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			return nil, d.Policies.Delete(ctx, p, in.ID)
 		})
 	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/policies/delete", Operation: rbac.PoliciesWrite, Summary: "Delete several policies, all or none", Status: http.StatusNoContent},

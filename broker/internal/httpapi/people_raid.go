@@ -12,7 +12,7 @@ import (
 type raidInput struct{ Body api.RAIDSetWrite }
 
 type raidChange struct {
-	byID
+	ByID
 	Body api.RAIDSetWrite
 }
 
@@ -31,7 +31,7 @@ func registerRAIDSets(r *Router, d PeopleDeps) {
 			return answerOf(d.Inventory.CreateRAIDSet(ctx, p, in.Body))
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/raid-sets/{id}", Operation: rbac.RAIDSetsRead, Summary: "Read a RAID set"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.Device], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Device], error) {
 			return answerOf(d.Inventory.RAIDSet(ctx, p, in.ID))
 		})
 	handle(r, Route{Method: http.MethodPut, Path: "/api/v1/raid-sets/{id}", Operation: rbac.RAIDSetsWrite, Summary: "Change a RAID set"},
@@ -49,7 +49,7 @@ func registerRAIDSets(r *Router, d PeopleDeps) {
 			return answerOf(d.Inventory.RAIDSet(ctx, p, in.ID))
 		})
 	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/raid-sets/{id}", Operation: rbac.RAIDSetsWrite, Summary: "Dissolve a RAID set"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*None, error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			return nil, d.Inventory.DeleteRAIDSet(ctx, p, in.ID)
 		})
 }

@@ -17,12 +17,12 @@ type runningInput struct {
 }
 
 type decisionInput struct {
-	byID
+	ByID
 	Body api.Decision
 }
 
 type assignInput struct {
-	byID
+	ByID
 	Body api.PolicyAssignment
 }
 
@@ -32,7 +32,7 @@ func registerRequests(r *Router, d PeopleDeps) {
 			return answerOf(d.Requests.List(ctx, p, keyrequest.Filter{Query: in.Search, Statuses: in.Status, Page: in.Page.Page, Size: in.Size}))
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/key-requests/{id}", Operation: rbac.RunningInstancesRead, Summary: "Read a key request"},
-		func(ctx context.Context, p tenant.Principal, in *byID) (*answer[api.KeyRequestDetail], error) {
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.KeyRequestDetail], error) {
 			return answerOf(d.Requests.Get(ctx, p, in.ID))
 		})
 	for _, a := range []struct {

@@ -81,3 +81,9 @@ func same(a, b []string) bool {
 	slices.Sort(b)
 	return slices.Equal(a, b)
 }
+
+// Prepare gives a new account its default policy; account.Deps.OnCreate takes it.
+func Prepare(t *store.Tenant) error {
+	_, err := Default(t)
+	return err
+}
