@@ -95,7 +95,8 @@ func (v *Volume) enter(next State, why string) {
 	if changed {
 		v.snap.Since = v.o.Now()
 	}
-	if changed || why != "" {
+	settled := next == Locked || next == Suspended // the reason to go there stands until something new happens
+	if why != "" || changed && !settled {
 		v.snap.Why = why
 	}
 	if !next.HoldsKey() && !(next == Suspended && v.grant != nil) {

@@ -29,6 +29,10 @@ type courier struct {
 
 // File implements volume.Courier.
 func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, error) {
+	// What happened to the former key comes first, or the broker would judge this request with the other still out.
+	if err := c.outbox.drain(ctx); err != nil {
+		return nil, fmt.Errorf("report what happened to the former key: %w", err)
+	}
 	nonce, err := c.broker.Nonce(ctx)
 	if c.link.saw(err) != nil {
 		return nil, fmt.Errorf("ask for a challenge: %w", err)

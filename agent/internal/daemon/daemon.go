@@ -73,6 +73,8 @@ type Daemon struct {
 	assigned []api.AssignedDevice
 	jobs     []*job
 	stopping bool
+	// confirming are the requests of which a revoke is being looked at.
+	confirming map[string]bool
 }
 
 // Run is the agent from start to stop. It returns nil after a graceful stop, when ctx has ended or a stop was asked for.
@@ -116,7 +118,7 @@ func Run(ctx context.Context, o Options) error {
 	defer agent.Close()
 
 	d := &Daemon{o: o, cfg: cfg, log: log, id: id, broker: agent, provider: machine, hardening: hardening, started: o.Now(), stop: stop,
-		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1)}
+		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}}
 	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
 	d.outbox = newOutbox(agent, d.link, o.Backoff, log)
 	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now}
@@ -146,7 +148,9 @@ func Run(ctx context.Context, o Options) error {
 	door.Close() // ends Serve
 	background.Wait()
 	last, cancel := context.WithTimeout(reports, 10*time.Second)
-	d.outbox.drain(last)
+	if d.outbox.drain(last) != nil {
+		log.Warn("stopping with reports unsent; the broker will know by the missing heartbeats")
+	}
 	cancel()
 	endReports()
 	sending.Wait()

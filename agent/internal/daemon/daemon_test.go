@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"keyward/agent/internal/mount"
 	"keyward/agent/volume"
 	"keyward/broker/api"
 	"keyward/nbdcrypt/keymem/memsearch"
@@ -40,10 +39,10 @@ func TestDaemon_aVolumeFromEnrolmentToDataAndBack(t *testing.T) {
 	id, target := r.encrypted("data.img")
 	q := r.broker.Asked(id, api.KeyPending)
 	r.wantMounted(target, false)
-	s := r.status()
-	if v := s.Volumes[0]; v.State != volume.Waiting || v.RequestNumber != q.Number || v.Why != "a person has to decide" {
-		t.Errorf("a waiting volume shows %+v", v)
-	}
+	r.eventually("the reason to reach the machine", func() bool {
+		v := r.until(volume.Waiting)
+		return v.RequestNumber == q.Number && v.Why == "a person has to decide"
+	})
 	facts := map[api.FactName][]string{}
 	for _, f := range q.Asked.Evidence.Facts {
 		facts[f.Name] = f.Values
@@ -57,8 +56,8 @@ func TestDaemon_aVolumeFromEnrolmentToDataAndBack(t *testing.T) {
 	r.wantMounted(target, true)
 	secret := strings.Repeat("The quick brown fox jumps over the lazy dog. ", 200)
 	r.write(filepath.Join(target, "file"), secret)
-	v := r.status().Volumes[0]
-	if v.State != volume.Mounted || v.MountPoint != target || v.Kind == "" || v.KeyProtection == "" || v.LeaseSeconds <= 0 {
+	v := r.until(volume.Mounted)
+	if v.MountPoint != target || v.Kind == "" || v.KeyProtection == "" || v.LeaseSeconds <= 0 {
 		t.Errorf("a mounted volume shows %+v", v)
 	}
 
@@ -73,13 +72,13 @@ func TestDaemon_aVolumeFromEnrolmentToDataAndBack(t *testing.T) {
 	if bytes.Contains(raw, []byte(secret[:45])) {
 		t.Error("the disk holds the file in clear")
 	}
-	if v := r.status().Volumes[0]; v.State != volume.Locked || v.KeyProtection != "" || v.LeaseSeconds != 0 {
+	if v := r.until(volume.Locked); v.KeyProtection != "" || v.LeaseSeconds != 0 || v.Why == "" {
 		t.Errorf("a revoked volume shows %+v", v)
 	}
 
 	// The same request, approved again.
 	r.broker.Decide(q.ID, api.KeyApproved, "complies again")
-	r.broker.Wait("the volume to be mounted again", func() bool { ok, _ := mount.IsMounted(target); return ok })
+	r.until(volume.Mounted)
 	r.wantFile(filepath.Join(target, "file"), secret)
 	r.stop()
 	r.wantMounted(target, false)

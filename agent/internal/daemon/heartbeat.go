@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"keyward/agent/volume"
 	"keyward/broker/api"
 )
 
@@ -13,6 +14,7 @@ const (
 	// beatTimeout bounds one heartbeat with its repetitions, so that leases are renewed from a recent moment.
 	beatTimeout = 20 * time.Second
 	commandWait = 50 * time.Second
+	confirmWait = 5 * time.Second
 )
 
 // heartbeatLoop reports life at the pace that the broker asks for, and faster while it does not answer.
@@ -98,12 +100,42 @@ func (d *Daemon) obey(commands []api.Command) {
 // life of this agent: its key is gone, and the broker is told so.
 func (d *Daemon) takeBack(c api.Command) {
 	for _, v := range d.all() {
-		if v.Snapshot().RequestID == c.RequestID {
-			v.TakeBack(c.RequestID, c.Mode, c.Reason)
+		if s := v.Snapshot(); s.RequestID == c.RequestID {
+			if s.State != volume.Locking { // else it is being carried out already
+				d.confirm(v, c)
+			}
 			return
 		}
 	}
 	d.outbox.put(c.RequestID, api.RequestEvent{Event: api.EventRevoked, Detail: "no key of this request is held"})
+}
+
+// confirm carries a revoke out unless the broker says that it no longer stands. Commands come by two ways and are repeated,
+// so one may arrive after it was carried out, reported and followed by a new approval of the same request. Without an
+// answer the command is believed.
+func (d *Daemon) confirm(v *volume.Volume, c api.Command) {
+	d.mu.Lock()
+	busy := d.confirming[c.RequestID]
+	d.confirming[c.RequestID] = true
+	d.mu.Unlock()
+	if busy {
+		return
+	}
+	go func() {
+		defer func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			delete(d.confirming, c.RequestID)
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), confirmWait)
+		defer cancel()
+		s, err := d.broker.RequestStatus(ctx, c.RequestID, 0, 0)
+		if d.link.saw(err) == nil && (s.Status == api.KeyApproved || s.Status == api.KeyDelivered) {
+			d.log.Debug("a revoke that no longer stands was ignored", "request_id", c.RequestID)
+			return
+		}
+		v.TakeBack(c.RequestID, c.Mode, c.Reason)
+	}()
 }
 
 func (d *Daemon) askFor(c api.Command) {

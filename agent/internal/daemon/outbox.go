@@ -103,15 +103,16 @@ func (o *outbox) done() {
 	}
 }
 
-// drain waits until everything is sent, or for ctx.
-func (o *outbox) drain(ctx context.Context) {
+// drain waits until everything is sent, or returns the error of ctx.
+func (o *outbox) drain(ctx context.Context) error {
 	o.mu.Lock()
 	idle := o.idle
 	o.mu.Unlock()
 	select {
 	case <-idle:
+		return nil
 	case <-ctx.Done():
-		o.logger.Warn("stopping with reports unsent; the broker will know by the missing heartbeat")
+		return ctx.Err()
 	}
 }
 

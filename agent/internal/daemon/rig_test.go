@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"keyward/agent/internal/config"
 	"keyward/agent/internal/control"
 	"keyward/agent/internal/mount"
+	"keyward/agent/volume"
 	"keyward/broker/api"
 )
 
@@ -208,4 +210,67 @@ func (r *rig) wantMounted(target string, want bool) {
 	if got, err := mount.IsMounted(target); err != nil || got != want {
 		r.t.Fatalf("%s mounted = %v (%v), want %v", target, got, err, want)
 	}
+}
+
+// eventually waits for something that the agent does by itself.
+func (r *rig) eventually(what string, check func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(time.Minute); !check(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("waited a minute for: %s", what)
+		}
+	}
+}
+
+// until waits for the agent's first volume to reach a state and returns how it looks then.
+func (r *rig) until(want volume.State) volume.Snapshot {
+	r.t.Helper()
+	var last volume.Snapshot
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if s := r.status(); len(s.Volumes) > 0 {
+			if last = s.Volumes[0]; last.State == want {
+				return last
+			}
+		}
+	}
+	r.t.Fatalf("the volume did not become %s: %+v", want, last)
+	return last
+}
+
+// script makes an executable file of the user's.
+func (r *rig) script(name, body string) string {
+	r.t.Helper()
+	path := filepath.Join(r.dir, name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o700); err != nil {
+		r.t.Fatal(err)
+	}
+	return path
+}
+
+// clock is a boot-time clock that a test moves.
+type clock struct {
+	mu  sync.Mutex
+	now time.Duration
+}
+
+func (c *clock) read() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) move(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now += d
+}
+
+// ask sends an operation to the agent.
+func (r *rig) ask(op control.Op, device string) control.Answer {
+	r.t.Helper()
+	a, err := control.Call(r.t.Context(), r.o.Config.ControlSocket(), control.Request{Op: op, Device: device})
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", op, device, err)
+	}
+	return a
 }
