@@ -23,10 +23,17 @@ var integrityBadges = map[string]Badge{
 	"Good":                 {"Good", "check", ToneGood},
 	"Bad":                  {"Bad", "alert", ToneBad},
 	"Failed":               {"Failed", "cross", ToneBad},
-	"Unknown_DevPolicy":    {"Unknown: device in no policy", "unknown", ToneIdle},
-	"Unknown_ImgPolicy":    {"Unknown: image in no policy", "unknown", ToneIdle},
-	"Unknown_DevImgPolicy": {"Unknown: device and image not in one policy", "unknown", ToneIdle},
-	"Unknown_NoRules":      {"Unknown: policy without rules", "unknown", ToneIdle},
+	"Unknown_DevPolicy":    {"Unknown", "unknown", ToneIdle},
+	"Unknown_ImgPolicy":    {"Unknown", "unknown", ToneIdle},
+	"Unknown_DevImgPolicy": {"Unknown", "unknown", ToneIdle},
+	"Unknown_NoRules":      {"Unknown", "unknown", ToneIdle},
+}
+
+var unknownReasons = map[string]string{
+	"Unknown_DevPolicy":    "device in no policy",
+	"Unknown_ImgPolicy":    "image in no policy",
+	"Unknown_DevImgPolicy": "device and image not in one policy",
+	"Unknown_NoRules":      "policy without rules",
 }
 
 var deviceBadges = map[string]Badge{
@@ -58,8 +65,11 @@ var gradeBadges = map[string]Badge{
 // KeyBadge is the badge of a key request's status.
 func KeyBadge(status string) Badge { return badge(keyBadges, status) }
 
-// IntegrityBadge is the badge of an integrity rating; the Unknown family says why nothing could be judged.
+// IntegrityBadge is the badge of an integrity rating.
 func IntegrityBadge(rating string) Badge { return badge(integrityBadges, rating) }
+
+// IntegrityReason says why a rating of the Unknown family could not be better; empty for the others.
+func IntegrityReason(rating string) string { return unknownReasons[rating] }
 
 // DeviceBadge is the badge of a device's or RAID set's status.
 func DeviceBadge(status string) Badge { return badge(deviceBadges, status) }

@@ -37,6 +37,7 @@ type RequestRow struct {
 	Number    int64
 	Key       Badge
 	Integrity Badge
+	Unknown   string // why the integrity is unknown
 	URL       string
 	Device    Link
 	Image     Link

@@ -84,9 +84,9 @@ func showDevice(v *visit) error {
 func (v *visit) devicePage(d api.Device) (ui.DevicePage, error) {
 	a := inventory.Allowed(d.Status)
 	write := v.may(rbac.DevicesWrite)
-	title := "Edit Device"
+	title := "Edit Device: " + d.Name
 	if !write {
-		title = "Device"
+		title = "Device: " + d.Name
 	}
 	page := ui.DevicePage{
 		Frame:  v.frame(title, "Here you can say how a device is used; then it can be encrypted.", crumbDevices...),

@@ -30,7 +30,7 @@ func showDevices(v *visit) error {
 	}
 	model := ui.DevicesPage{
 		Frame:  v.frame("Devices", "Here you can view the devices that machines have published, configure and encrypt them.", crumbDevices[0]),
-		Search: ui.Field{Name: "q", Label: "Search devices", Value: q.Search},
+		Search: ui.Field{Name: "q", Label: "Search devices", Help: "Search", Value: q.Search},
 	}
 	model.Live = feed.TopicDevices
 	chip := func(text string, status api.DeviceStatus) {

@@ -95,10 +95,10 @@ func showImage(v *visit) error {
 }
 
 func (v *visit) imagePage(image api.Image) (ui.ImagePage, error) {
-	title := "Edit Image"
+	title := "Edit Image: " + image.Name
 	write := v.may(rbac.ImagesWrite)
 	if !write {
-		title = "Image"
+		title = "Image: " + image.Name
 	}
 	page := ui.ImagePage{
 		Frame:  v.frame(title, "Here you can view an image, its policies and its machines, and give it a name.", crumbImages...),

@@ -15,12 +15,12 @@ import (
 
 func (v *visit) policyPage(p api.Policy) (ui.PolicyPage, error) {
 	write := v.may(rbac.PoliciesWrite)
-	title, intro := "Edit Policy", "Here you can change which machines are given keys, and under which conditions."
+	title, intro := "Edit Policy: "+p.Name, "Here you can change which machines are given keys, and under which conditions."
 	switch {
 	case p.ID == "":
 		title, intro = "Add Policy", "Five steps: name, images, devices, rules and actions. Finish saves the policy."
 	case !write:
-		title, intro = "Policy", "Here you can see which machines are given keys, and under which conditions."
+		title, intro = "Policy: "+p.Name, "Here you can see which machines are given keys, and under which conditions."
 	}
 	page := ui.PolicyPage{
 		Frame: v.frame(title, intro, crumbPolicies), New: p.ID == "", Default: p.Default, CanWrite: write, Action: "/policies/new",

@@ -46,12 +46,12 @@ func (v *visit) raidPage(d api.Device) (ui.RAIDSetPage, error) {
 	}
 	title := "Create RAID Set"
 	if d.ID != "" {
-		title, page.Action = "Edit RAID Set", deviceURL(d)
+		title, page.Action = "Edit RAID Set: "+d.Name, deviceURL(d)
 		status := ui.DeviceBadge(string(d.Status))
 		page.Status, page.Buttons = &status, v.raidButtons(d, a)
 	}
 	if d.ID != "" && !write {
-		title = "RAID Set"
+		title = "RAID Set: " + d.Name
 	}
 	page.Frame = v.frame(title, "Here you can join devices of one machine to a RAID 0 set.", crumbDevices...)
 	page.Fields = []ui.Field{

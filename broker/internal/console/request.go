@@ -38,6 +38,9 @@ func (v *visit) requestPage(r api.KeyRequestDetail) (ui.KeyRequestPage, error) {
 		Reason: r.Reason, Back: ui.Link{Text: "Running Instances", URL: "/instances"},
 		Device: v.deviceSummary(r), Facts: v.requestFacts(r), History: v.history(r.History),
 	}
+	if page.Reason == "" && unknown(r.Integrity) {
+		page.Reason = sentence(ui.IntegrityReason(string(r.Integrity)))
+	}
 	if page.Reason == "" {
 		page.Reason = r.Verdict.Reason
 	}

@@ -29,7 +29,7 @@ func showRunning(v *visit) error {
 	model := ui.RunningInstancesPage{
 		Frame: v.frame("Running Instances",
 			"Here you can view the machines that asked for the key of a device, and decide on the requests that wait."),
-		Search: ui.Field{Name: "q", Label: "Search device, instance or image", Value: filter.Query},
+		Search: ui.Field{Name: "q", Label: "Search device, instance, image or policy", Help: "Search", Value: filter.Query},
 	}
 	model.Live = feed.TopicKeyRequests
 	for _, f := range statusFilters {
@@ -76,7 +76,7 @@ func showRunning(v *visit) error {
 func (v *visit) requestRow(r api.RunningInstance) ui.RequestRow {
 	return ui.RequestRow{
 		ID: r.RequestID, Number: r.Number, Key: ui.KeyBadge(string(r.Status)), Integrity: ui.IntegrityBadge(string(r.Integrity)),
-		URL:      "/key-requests/" + r.RequestID,
+		Unknown: ui.IntegrityReason(string(r.Integrity)), URL: "/key-requests/" + r.RequestID,
 		Device:   v.link(rbac.DevicesRead, r.DeviceName, "/inventory/devices/", r.DeviceID),
 		Image:    v.link(rbac.ImagesRead, r.ImageName, "/inventory/images/", r.ImageID),
 		Instance: v.link(rbac.RunningInstancesRead, r.InstanceName, "/instances/", r.InstanceID),

@@ -28,7 +28,10 @@ export function tabs (root) {
       if (steps && 'steps' in form.dataset) {
         steps.hidden = false
         steps.querySelector('[data-step="-1"]').disabled = at === 0
-        steps.querySelector('[data-step="1"]').disabled = at === parts.length - 1
+        const next = steps.querySelector('[data-step="1"]')
+        next.disabled = at === parts.length - 1
+        next.classList.toggle('primary', !next.disabled)
+        form.querySelector('[name=then][value=back]').classList.toggle('primary', next.disabled)
       }
     }
     const wrong = parts.findIndex(part => part.querySelector('[aria-invalid=true], .has-error'))
