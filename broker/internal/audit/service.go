@@ -158,3 +158,17 @@ func (s *Service) sign(t *store.Tenant, records int64) error {
 	}
 	return table.Insert(&store.AuditCheckpoint{Sequence: c.Sequence, At: c.At, Hash: c.Hash, KeyID: c.KeyID, Signature: c.Signature})
 }
+
+// Head is the sequence of an account's last record; 0 when there is none.
+func (s *Service) Head(ctx context.Context, accountID string) (int64, error) {
+	var last store.AuditRecord
+	err := s.store.View(ctx, func(tx *store.Tx) error {
+		var err error
+		last, err = store.In[store.AuditRecord](tx.Tenant(accountID)).First(store.Desc("sequence"))
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	return last.Sequence, err
+}

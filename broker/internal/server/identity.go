@@ -1,0 +1,177 @@
+package server
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/pki"
+)
+
+// The files of a data folder. Private keys are wrapped by the root key.
+const (
+	fileCA       = "ca.pem"
+	fileCAKey    = "ca.key.wrapped"
+	fileAudit    = "audit.pem"
+	fileAuditKey = "audit.key.wrapped"
+)
+
+// The purposes that tell the wrapped files apart.
+const (
+	purposeCA    = "certificate authority"
+	purposeAudit = "audit log key"
+)
+
+// Identity is what makes a broker the one that machines and auditors know. Brokers on one database share it: copy the
+// four files of the data folder.
+type Identity struct {
+	Root  keystore.Root
+	CA    *pki.CA
+	Audit ed25519.PrivateKey
+}
+
+// openRoot opens the root key, and makes it when create is set and there is none.
+func openRoot(c Config, create bool) (keystore.Root, error) {
+	_, err := os.Lstat(c.RootKey)
+	create = create && errors.Is(err, fs.ErrNotExist)
+	if create {
+		if err := os.MkdirAll(filepath.Dir(c.RootKey), 0o700); err != nil {
+			return nil, fmt.Errorf("making the folder of the root key: %w", err)
+		}
+	}
+	if c.RootPassphraseFrom == "" {
+		if create {
+			return keystore.CreateRootFile(c.RootKey)
+		}
+		return keystore.OpenRootFile(c.RootKey)
+	}
+	passphrase, err := readPassphrase(c.RootPassphraseFrom)
+	if err != nil {
+		return nil, err
+	}
+	if create {
+		return keystore.CreatePassphraseRoot(c.RootKey, passphrase)
+	}
+	return keystore.OpenPassphraseRoot(c.RootKey, passphrase)
+}
+
+func readPassphrase(from string) (string, error) {
+	in := os.Stdin
+	if from != "-" {
+		f, err := os.Open(from)
+		if err != nil {
+			return "", fmt.Errorf("reading the root passphrase: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, 64<<10))
+	if err != nil {
+		return "", fmt.Errorf("reading the root passphrase: %w", err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
+}
+
+// createIdentity makes the files that are missing. It never replaces one: what machines trust would be gone.
+func createIdentity(data string, root keystore.Root, clock func() time.Time) error {
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return fmt.Errorf("making the data folder: %w", err)
+	}
+	if missing(data, fileCA) {
+		ca, err := pki.NewCA("Keyward broker CA", clock)
+		if err != nil {
+			return err
+		}
+		der, err := ca.KeyDER()
+		if err != nil {
+			return err
+		}
+		if err := writePair(data, root, purposeCA, fileCAKey, der, fileCA, ca.CACert()); err != nil {
+			return err
+		}
+	}
+	if missing(data, fileAudit) {
+		public, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return err
+		}
+		der, err := x509.MarshalPKIXPublicKey(public)
+		if err != nil {
+			return err
+		}
+		return writePair(data, root, purposeAudit, fileAuditKey, private.Seed(), fileAudit, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	}
+	return nil
+}
+
+// missing says whether a pair has to be made. The private file is written first, so a crash in between leaves a key
+// without its public half, which nobody has seen yet and which may be replaced.
+func missing(data, public string) bool {
+	_, err := os.Lstat(filepath.Join(data, public))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func writePair(data string, root keystore.Root, purpose, privateName string, private []byte, publicName string, public []byte) error {
+	wrapped, err := keystore.WrapSecret(root, purpose, keystore.KeyOf(private))
+	clear(private)
+	if err != nil {
+		return fmt.Errorf("wrapping the broker's %s: %w", purpose, err)
+	}
+	if err := renameio.WriteFile(filepath.Join(data, privateName), wrapped, 0o600); err != nil {
+		return fmt.Errorf("storing the broker's %s: %w", purpose, err)
+	}
+	if err := renameio.WriteFile(filepath.Join(data, publicName), public, 0o644); err != nil {
+		return fmt.Errorf("storing the broker's %s: %w", purpose, err)
+	}
+	return nil
+}
+
+// openIdentity reads the data folder.
+func openIdentity(data string, root keystore.Root, clock func() time.Time) (Identity, error) {
+	id := Identity{Root: root}
+	caKey, err := unwrapFile(data, root, purposeCA, fileCAKey)
+	if err != nil {
+		return id, err
+	}
+	defer caKey.Wipe()
+	certPEM, err := os.ReadFile(filepath.Join(data, fileCA))
+	if err != nil {
+		return id, fmt.Errorf("opening the broker's CA: %w", err)
+	}
+	if id.CA, err = pki.OpenCA(certPEM, caKey.Bytes(), clock); err != nil {
+		return id, fmt.Errorf("opening the broker's CA: %w", err)
+	}
+	seed, err := unwrapFile(data, root, purposeAudit, fileAuditKey)
+	if err != nil {
+		return id, err
+	}
+	defer seed.Wipe()
+	if seed.Len() != ed25519.SeedSize {
+		return id, errors.New("the broker's audit log key is damaged; restore it from a backup")
+	}
+	id.Audit = ed25519.NewKeyFromSeed(seed.Bytes())
+	return id, nil
+}
+
+func unwrapFile(data string, root keystore.Root, purpose, name string) (keystore.Key, error) {
+	b, err := os.ReadFile(filepath.Join(data, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return keystore.Key{}, fmt.Errorf("%s has no %s; set the broker up with keyward-broker init, or name the right --data", data, name)
+	}
+	if err != nil {
+		return keystore.Key{}, fmt.Errorf("opening the broker's %s: %w", purpose, err)
+	}
+	return keystore.UnwrapSecret(root, purpose, b)
+}

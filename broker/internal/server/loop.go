@@ -1,0 +1,87 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// How often the broker looks at what time has brought.
+const (
+	timersEvery = time.Second
+	cleanEvery  = 5 * time.Minute
+	signEvery   = time.Minute
+	hourly      = time.Hour
+	watchEvery  = 2 * time.Second
+	// signAfter is how many new records of a log are signed without waiting for the hour.
+	signAfter = 256
+)
+
+// loops runs the background work until ctx ends.
+func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	every := func(interval time.Duration, name string, work func(context.Context) error) {
+		wg.Go(func() { b.repeat(ctx, interval, name, work) })
+	}
+	every(timersEvery, "key request timers", b.Requests.Tick)
+	every(timersEvery, "job timers", b.Jobs.Tick)
+	every(cleanEvery, "clean-up of nonces and answers", b.Requests.Clean)
+	every(cleanEvery, "clean-up of sessions", b.Accounts.Sweep)
+	every(signEvery, "signing of long logs", func(ctx context.Context) error { return b.Audit.Checkpoint(ctx, signAfter) })
+	every(hourly, "hourly signing of logs", func(ctx context.Context) error { return b.Audit.Checkpoint(ctx, 1) })
+	if !strings.HasPrefix(b.config.DSN, "sqlite:") {
+		wg.Go(func() { b.Feed.Watch(ctx, watchEvery, b.Audit.Head) })
+	}
+	if interval, err := daemon.SdWatchdogEnabled(false); err == nil && interval > 0 {
+		every(interval/2, "sign of life for systemd", func(context.Context) error {
+			_, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			return err
+		})
+	}
+	return &wg
+}
+
+// repeat does work every interval. A failure is logged when it is new and once a minute while it lasts, and when it is
+// over.
+func (b *Broker) repeat(ctx context.Context, interval time.Duration, name string, work func(context.Context) error) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	var said time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := guarded(ctx, work)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			b.metrics.work.WithLabelValues(name).Inc()
+			if time.Since(said) >= time.Minute {
+				said = time.Now()
+				b.config.Logger.Error("background work failed; it is tried again", "work", name, "error", err)
+			}
+		case !said.IsZero():
+			said = time.Time{}
+			b.config.Logger.Info("background work goes on", "work", name)
+		}
+	}
+}
+
+// guarded turns a panic into an error: one tenant's odd row must not stop the timers of all others for ever.
+func guarded(ctx context.Context, work func(context.Context) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return work(ctx)
+}
+
+func formatted(format string, args ...any) string { return fmt.Sprintf(format, args...) }

@@ -1,0 +1,133 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/account"
+	"keyward/broker/internal/audit"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// Operator is what commands on the broker's machine work with: the services without listeners. It may run beside a
+// serving broker.
+type Operator struct {
+	Accounts *account.Service
+	Audit    *audit.Service
+	store    *store.Store
+}
+
+// OpenOperator opens a broker that was set up before.
+func OpenOperator(ctx context.Context, c Config) (*Operator, error) { return openOperator(ctx, c, false) }
+
+func openOperator(ctx context.Context, c Config, create bool) (*Operator, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	root, err := openRoot(c, create)
+	if err != nil {
+		return nil, err
+	}
+	if create {
+		if err := createIdentity(c.Data, root, c.Clock); err != nil {
+			return nil, err
+		}
+	}
+	id, err := openIdentity(c.Data, root, c.Clock)
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(ctx, store.Options{DSN: c.DSN, Clock: c.Clock, Logger: c.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), store: st}, nil
+}
+
+// Close closes the database.
+func (o *Operator) Close() error { return o.store.Close() }
+
+// Login is a new person's name and password, which is shown once and kept nowhere.
+type Login struct {
+	Name     string `json:"name"`
+	Password string `json:"password"`
+}
+
+// Setup is a new account with its first people.
+type Setup struct {
+	AccountID   string `json:"account_id"`
+	AccountName string `json:"account_name"`
+	Admin       Login  `json:"admin"`
+	Approver    *Login `json:"approver,omitempty"`
+}
+
+// Init sets a broker up: root key, certificate authority, audit key, database and, when named, a first account. What is
+// there already is used and never replaced, so an Init that was cut off can be repeated; one with an account refuses a
+// database that has accounts. An empty approver means none.
+func Init(ctx context.Context, c Config, accountName, admin, approver string) (*Setup, error) {
+	o, err := openOperator(ctx, c, true)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	if accountName == "" {
+		return nil, nil
+	}
+	if err := o.store.View(ctx, func(tx *store.Tx) error {
+		n, err := store.Global[store.Account](tx).Count()
+		if err == nil && n > 0 {
+			err = errors.New("this broker has accounts already; add another one with keyward-broker account create")
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return o.NewAccount(ctx, accountName, admin, approver)
+}
+
+// NewAccount makes an account with its first Account Administrator and, unless the name is empty, a Key Approver.
+func (o *Operator) NewAccount(ctx context.Context, name, admin, approver string) (*Setup, error) {
+	out := &Setup{AccountName: name, Admin: Login{admin, account.NewPassword()}}
+	users := []account.First{{Name: admin, Role: api.RoleAccountAdmin, Password: out.Admin.Password}}
+	if approver != "" {
+		out.Approver = &Login{approver, account.NewPassword()}
+		users = append(users, account.First{Name: approver, Role: api.RoleKeyApprover, Password: out.Approver.Password})
+	}
+	a, err := o.Accounts.Create(ctx, name, users...)
+	if err != nil {
+		return nil, fmt.Errorf("creating account %q: %w", name, err)
+	}
+	out.AccountID = a.ID
+	return out, nil
+}
+
+// NewUser adds a user to an account, by the account's name or ID.
+func (o *Operator) NewUser(ctx context.Context, accountName string, in api.UserWrite) (api.User, *Login, error) {
+	p, err := o.Account(ctx, accountName)
+	if err != nil {
+		return api.User{}, nil, err
+	}
+	in.Password = account.NewPassword()
+	u, err := o.Accounts.CreateUser(ctx, p, in)
+	if err != nil {
+		return api.User{}, nil, fmt.Errorf("creating user %q: %w", in.Name, err)
+	}
+	return u, &Login{u.Name, in.Password}, nil
+}
+
+// NewToken makes an enrolment token for an account.
+func (o *Operator) NewToken(ctx context.Context, accountName string, in api.EnrolmentTokenWrite) (api.EnrolmentTokenInfo, error) {
+	p, err := o.Account(ctx, accountName)
+	if err != nil {
+		return api.EnrolmentTokenInfo{}, err
+	}
+	return o.Accounts.CreateToken(ctx, p, in)
+}
+
+// Account returns a principal of the broker itself for an account's name or ID.
+func (o *Operator) Account(ctx context.Context, accountName string) (tenant.Principal, error) {
+	return o.Accounts.Find(ctx, accountName)
+}
