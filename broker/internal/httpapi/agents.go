@@ -68,7 +68,6 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		if wait, ok := limit.allow(c.IP()); !ok {
 			return problem.TooMany(wait)
 		}
-		c.SetUserContext(context.WithValue(c.UserContext(), addressKey{}, c.IP()))
 		return c.Next()
 	})
 	machine := func(method, path, summary string) Route {
@@ -76,8 +75,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 	}
 	handle(r, Route{Method: http.MethodPost, Path: api.PathEnrol, Open: true, Summary: "Trade an enrolment token for a client certificate"},
 		func(ctx context.Context, _ tenant.Principal, in *AgentCall[api.EnrolRequest]) (*answer[api.EnrolResponse], error) {
-			address, _ := ctx.Value(addressKey{}).(string)
-			return answerOf(d.Inventory.Enrol(ctx, address, idempotency.Call{Key: in.Key, Body: in.RawBody}, in.Body))
+			return answerOf(d.Inventory.Enrol(ctx, callerOf(ctx).address, idempotency.Call{Key: in.Key, Body: in.RawBody}, in.Body))
 		})
 	handle(r, machine(http.MethodPost, api.PathNonce, "Fetch a challenge"),
 		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[api.NonceResponse], error) {
@@ -101,8 +99,6 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		})
 	registerAgentKeys(r, d, machine)
 }
-
-type addressKey struct{}
 
 func registerAgentKeys(r *Router, d AgentDeps, machine func(method, path, summary string) Route) {
 	handle(r, machine(http.MethodPost, api.PathKeyRequests, "Ask for the key of a device"),

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
@@ -120,12 +122,12 @@ func (s *Service) enrol(t *store.Tenant, address, tokenID string, in api.EnrolRe
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
-	if err := store.In[store.Instance](t).Update(&inst); err != nil {
-		return api.EnrolResponse{}, err
-	}
-	event := "instance.enrolled"
+	event, keep := "instance.enrolled", store.In[store.Instance](t).Insert
 	if again {
-		event = "instance.enrolled-again"
+		event, keep = "instance.enrolled-again", store.In[store.Instance](t).Update
+	}
+	if err := keep(&inst); err != nil {
+		return api.EnrolResponse{}, fmt.Errorf("recording the machine: %w", err)
 	}
 	if err := audit.Append(t, audit.Entry{Category: "agent", Event: event, Actor: "instance:" + inst.ID, Subject: inst.ID,
 		Detail: map[string]string{"host_name": inst.HostName, "provider": inst.Provider, "identity": inst.Identity, "address": address,
@@ -141,7 +143,7 @@ func (s *Service) enrol(t *store.Tenant, address, tokenID string, in api.EnrolRe
 		Certificate: string(cert), CA: string(s.Issuer.CACert()), Broker: s.AgentURL}, nil
 }
 
-// instance finds or makes the machine's row.
+// instance finds the machine's row, or prepares a new one with its ID: the certificate, which the row needs, names it.
 func (s *Service) instance(t *store.Tenant, address, imageID string, in api.EnrolRequest) (store.Instance, bool, error) {
 	instances := store.In[store.Instance](t)
 	inst, err := instances.First(store.Eq("provider", in.Provider), store.Eq("identity", in.Instance.Identity))
@@ -150,11 +152,12 @@ func (s *Service) instance(t *store.Tenant, address, imageID string, in api.Enro
 	}
 	again := err == nil
 	if !again {
-		inst = store.Instance{Provider: in.Provider, Identity: in.Instance.Identity, FirstSeenAt: t.Now(), CertExpiresAt: t.Now(),
-			HostName: in.Instance.HostName}
-		if err := instances.Insert(&inst); err != nil {
-			return inst, false, fmt.Errorf("recording the machine: %w", err)
+		id, err := uuid.NewV7()
+		if err != nil {
+			return inst, false, fmt.Errorf("making an ID: %w", err)
 		}
+		inst = store.Instance{Base: store.Base{ID: id.String(), AccountID: t.AccountID()}, Provider: in.Provider,
+			Identity: in.Instance.Identity, FirstSeenAt: t.Now()}
 	}
 	describe(&inst, imageID, in.Instance)
 	inst.SourceIP = address
