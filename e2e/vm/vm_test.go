@@ -55,9 +55,9 @@ func TestGuest(t *testing.T) {
 		file := filepath.Join(dir, s.name)
 		compile(t, file, "test -c", s.pkg)
 		m.Programs = append(m.Programs, Program{Name: s.name, Path: "/tests/" + s.name, File: file,
-			Args: []string{"-test.v", "-test.run", s.run, "-test.timeout", "150s", "-test.parallel", "4"}})
+			Args: []string{"-test.v", "-test.run", s.run, "-test.timeout", "420s", "-test.parallel", "4"}})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
 	defer cancel()
 	r, err := m.Run(ctx, nil)
 	if file := os.Getenv("KEYWARD_VM_CONSOLE"); file != "" { // for whoever looks into a failure

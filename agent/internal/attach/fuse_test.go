@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -117,8 +118,8 @@ func TestAttachFUSE_everyByteGoesThrough(t *testing.T) {
 func TestAttachFUSE_flushReachesSyncBeforeItIsAcknowledged(t *testing.T) {
 	t.Parallel()
 	dev := newCountingDevice(4 << 20)
-	var writesAtSync int64
-	dev.syncHook = func() { writesAtSync = dev.writes.Load() }
+	var writesAtSync atomic.Int64
+	dev.syncHook = func() { writesAtSync.Store(dev.writes.Load()) }
 	a := attachForTest(t, dev, Options{})
 	f := openDirect(t, a.Path())
 	buf := aligned(t, 4096)
@@ -133,8 +134,8 @@ func TestAttachFUSE_flushReachesSyncBeforeItIsAcknowledged(t *testing.T) {
 		if got := dev.syncs.Load(); got <= before {
 			t.Fatalf("fsync %d of the block device returned, and Sync was called %d times, before it %d", i, got, before)
 		}
-		if writesAtSync < int64(i+1) {
-			t.Fatalf("Sync %d covered %d writes", i, writesAtSync)
+		if n := writesAtSync.Load(); n < int64(i+1) {
+			t.Fatalf("Sync %d covered %d writes", i, n)
 		}
 	}
 }
