@@ -78,7 +78,7 @@ func (v *Volume) take(m message) {
 	if m.export != nil {
 		v.export = m.export
 	}
-	if m.event == Granted || m.event == Filed {
+	if m.event == Granted {
 		v.attempts = 0
 	}
 	if m.event == Gone {

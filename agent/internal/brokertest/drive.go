@@ -183,3 +183,13 @@ func (b *Broker) Status(deviceID string) api.DeviceStatus {
 	defer b.mu.Unlock()
 	return b.device(deviceID).Status
 }
+
+// Tampering sets Tamper while the broker runs.
+func (b *Broker) Tampering(how func(*api.KeyDelivery)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.Tamper = how
+}
+
+// Newest is the newest request of a device. It is for checks of Wait, which hold the lock.
+func (b *Broker) Newest(deviceID string) Request { return *b.newest(deviceID) }

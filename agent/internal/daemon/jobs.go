@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,19 +59,14 @@ func (d *Daemon) encrypt(c api.Command) {
 	j := &job{cancel: cancel, done: make(chan struct{}),
 		info: control.Job{ID: c.JobID, DeviceID: c.Device.ID, Device: c.Device.Name, Phase: "queued"}}
 	d.mu.Lock()
-	for i, old := range d.jobs {
-		if old.status().ID != c.JobID {
-			continue
-		}
-		select {
-		case <-old.done: // it ended without the broker taking note: again
-			d.jobs = append(d.jobs[:i:i], d.jobs[i+1:]...)
-		default:
+	for _, old := range d.jobs {
+		// A job that has ended here is never run again: the command was on its way when the report was. Only a new life of
+		// the agent takes an interrupted job up again.
+		if old.status().ID == c.JobID {
 			d.mu.Unlock()
 			cancel()
 			return
 		}
-		break
 	}
 	if d.stopping {
 		d.mu.Unlock()
@@ -85,11 +82,21 @@ func (d *Daemon) encrypt(c api.Command) {
 	}()
 }
 
+// errNotTaken is returned for a job whose key did not arrive.
+var errNotTaken = errors.New("the encrypt job was not taken")
+
 // run carries a job out and reports how it ended.
 func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 	record, err := d.encryptDevice(ctx, j, c)
 	if ctx.Err() != nil { // the agent stops: the job is taken again later, from the start
 		j.at("interrupted", 0)
+		return
+	}
+	if errors.Is(err, errNotTaken) { // nothing was written; the broker sends the command again while it stands
+		d.log.Warn("encrypt job", "job", c.JobID, "error", err)
+		d.mu.Lock()
+		d.jobs = slices.DeleteFunc(d.jobs, func(o *job) bool { return o == j })
+		d.mu.Unlock()
 		return
 	}
 	out := api.JobProgress{Phase: "done", Percent: 100, Done: true, Volume: &record}
@@ -106,6 +113,8 @@ func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 		if d.link.saw(sent) == nil || final(sent) {
 			if sent != nil {
 				d.log.Error("the broker refused how an encrypt job ended", "job", c.JobID, "error", sent)
+			} else if err := encrypt.Forget(d.cfg.StateDir, c.Device.ID); err != nil {
+				d.log.Warn("a job's marker stays", "job", c.JobID, "error", err)
 			}
 			break
 		}
@@ -126,7 +135,7 @@ func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) (api.
 	}
 	nonce, err := d.broker.Nonce(ctx)
 	if d.link.saw(err) != nil {
-		return api.VolumeRecord{}, fmt.Errorf("ask for a challenge: %w", err)
+		return api.VolumeRecord{}, fmt.Errorf("%w: ask for a challenge: %w", errNotTaken, err)
 	}
 	private, err := client.NewDeliveryKey()
 	if err != nil {
@@ -134,7 +143,7 @@ func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) (api.
 	}
 	delivery, err := d.broker.JobKey(ctx, c.JobID, api.JobKeyRequest{PublicKey: private.PublicKey(), Nonce: nonce.Nonce})
 	if d.link.saw(err) != nil {
-		return api.VolumeRecord{}, fmt.Errorf("take the encrypt job: %w", err)
+		return api.VolumeRecord{}, fmt.Errorf("%w: %w", errNotTaken, err)
 	}
 	key, err := openDelivery(private, delivery, api.DeliveryBinding{Purpose: "encrypt-job", AccountID: d.id.AccountID, RequestID: c.JobID,
 		DeviceID: c.Device.ID, InstanceID: d.id.InstanceID, Nonce: nonce.Nonce, LeaseSeconds: delivery.LeaseSeconds})
@@ -148,38 +157,75 @@ func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) (api.
 		RuntimeDir: filepath.Join(d.cfg.RuntimeDir, "volumes"), Connections: d.cfg.Connections, Progress: told.tell, Logger: d.log}.Run(ctx, key)
 }
 
-// teller sends progress to the broker in the background, the newest only, so that a slow broker does not slow mkfs.
+// teller sends progress to the broker in the background: each phase at least once, and within a phase the newest only, so
+// that a slow broker does not slow mkfs.
 type teller struct {
+	d    *Daemon
 	job  *job
 	wake chan struct{}
-	stop context.CancelFunc
+	stop chan struct{}
 	done chan struct{}
+
+	mu     sync.Mutex
+	unsent []api.JobProgress
 }
 
 func newTeller(ctx context.Context, d *Daemon, j *job) *teller {
-	ctx, stop := context.WithCancel(ctx)
-	t := &teller{job: j, wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
-	go func() {
-		defer close(t.done)
-		for {
-			s := j.status()
-			if s.Phase != "queued" {
-				_ = d.link.saw(d.broker.JobProgress(ctx, s.ID, api.JobProgress{Phase: s.Phase, Percent: s.Percent}))
-				pause(ctx, progressPace)
-			}
+	t := &teller{d: d, job: j, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	go t.run(ctx)
+	return t
+}
+
+func (t *teller) run(ctx context.Context) {
+	defer close(t.done)
+	for alive := true; alive; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.stop:
+			alive = false // what is unsent goes out first
+		case <-t.wake:
+		case <-time.After(keepAlive):
+		}
+		t.send(ctx, alive)
+		if alive {
 			select {
-			case <-ctx.Done():
-				return
-			case <-t.wake:
-			case <-time.After(keepAlive):
+			case <-t.stop:
+				alive = false
+				t.send(ctx, alive)
+			case <-time.After(progressPace):
 			}
 		}
-	}()
-	return t
+	}
+}
+
+func (t *teller) send(ctx context.Context, keepAlive bool) {
+	for _, p := range t.take(keepAlive) {
+		_ = t.d.link.saw(t.d.broker.JobProgress(ctx, t.job.status().ID, p))
+	}
+}
+
+// take returns what is unsent, or the newest again to keep the job alive.
+func (t *teller) take(keepAlive bool) []api.JobProgress {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := t.unsent
+	t.unsent = nil
+	if s := t.job.status(); keepAlive && len(out) == 0 && s.Phase != "queued" {
+		out = []api.JobProgress{{Phase: s.Phase, Percent: s.Percent}}
+	}
+	return out
 }
 
 func (t *teller) tell(phase string, percent int) {
 	t.job.at(phase, percent)
+	t.mu.Lock()
+	if last := len(t.unsent) - 1; last >= 0 && t.unsent[last].Phase == phase {
+		t.unsent[last].Percent = percent
+	} else {
+		t.unsent = append(t.unsent, api.JobProgress{Phase: phase, Percent: percent})
+	}
+	t.mu.Unlock()
 	select {
 	case t.wake <- struct{}{}:
 	default:
@@ -188,6 +234,6 @@ func (t *teller) tell(phase string, percent int) {
 
 // end returns when nothing of it can arrive after the final report.
 func (t *teller) end() {
-	t.stop()
+	close(t.stop)
 	<-t.done
 }

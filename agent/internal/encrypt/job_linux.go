@@ -47,7 +47,8 @@ const (
 )
 
 // Run writes header and file system and returns the volume's record. It owns key and wipes it. Run may be called again
-// for a job that was interrupted anywhere: it starts from the beginning.
+// for a job that was interrupted anywhere, also after its end and before the broker took note: it starts from the
+// beginning. Once the broker has taken note, Forget ends that.
 func (j Job) Run(ctx context.Context, key *keymem.Key) (api.VolumeRecord, error) {
 	defer key.Wipe()
 	if err := j.check(key); err != nil {
@@ -65,9 +66,6 @@ func (j Job) Run(ctx context.Context, key *keymem.Key) (api.VolumeRecord, error)
 	record, err := j.write(ctx, disk, key, mark, begun)
 	if err := errors.Join(err, disk.Close()); err != nil {
 		return api.VolumeRecord{}, j.failed(err)
-	}
-	if err := mark.remove(j.StateDir); err != nil {
-		j.Logger.Warn("job marker stays", "job", j.ID, "error", err)
 	}
 	return record, nil
 }

@@ -60,8 +60,9 @@ func (m marker) set(stateDir string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-func (m marker) remove(stateDir string) error {
-	if err := os.Remove(markerPath(stateDir, m.DeviceID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// Forget removes the marker of a device: its job is settled, and what the device holds from now on is data.
+func Forget(stateDir, deviceID string) error {
+	if err := os.Remove(markerPath(stateDir, deviceID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the job's marker: %w", err)
 	}
 	return nil

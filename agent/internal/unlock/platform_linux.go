@@ -113,10 +113,11 @@ func repair(dev *blockdev.File, g *volume.Grant, readOnly bool, logger *slog.Log
 	if err := errors.Join(header.Verify(record), header.VerifyKey(record, g.Key)); err != nil {
 		return fmt.Errorf("verify the header of %s: %w", dev.Path(), err)
 	}
+	damaged := header.Damaged
 	if err := luks2.Repair(dev, header); err != nil {
 		return fmt.Errorf("repair the damaged header copy on %s: %w", dev.Path(), err)
 	}
-	logger.Warn("a damaged header copy was written again from the good one; check the disk", "disk", dev.Path(), "copy", header.Damaged)
+	logger.Warn("a damaged header copy was written again from the good one; check the disk", "disk", dev.Path(), "copy", damaged)
 	return nil
 }
 
