@@ -18,7 +18,8 @@ var (
 	// holding are the statuses in which a machine rightly holds the key and heartbeats renew its lease.
 	holding = []api.KeyStatus{api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored}
 	waiting = []api.KeyStatus{api.KeyPending, api.KeyApproved}
-	// settled are the statuses without a key outside, in which a late report of the agent changes nothing.
+	// settled are the statuses without a key outside, in which a late report of the agent changes nothing: by then the
+	// same device may be mounted under a newer request.
 	settled = []api.KeyStatus{api.KeyApproved, api.KeyRevoked, api.KeyExpired, api.KeyFailure}
 )
 
@@ -85,7 +86,7 @@ var deliveries = []row{
 	on(states{api.KeyRevoking}, EventMounted, nil, stay, effects{do(EffectMarkMounted), do(EffectSendRevoke), record("key.mounted")}),
 	on(holding, EventUnmounted, nil, api.KeyExpired, slices.Concat(gone, effects{record("key.returned"), do(EffectClose)})),
 	on(states{api.KeyRevoking}, EventUnmounted, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.revoked")})),
-	on(settled, EventUnmounted, nil, stay, effects{do(EffectMarkUnmounted)}),
+	on(settled, EventUnmounted, nil, stay, nil),
 }
 
 var checks = []row{
@@ -120,7 +121,7 @@ var revocations = []row{
 
 	on(states{api.KeyRevoking}, EventAgentRevoked, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.revoked")})),
 	on(holding, EventAgentRevoked, nil, api.KeyRevoked, slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.revoked-by-agent")})),
-	on(settled, EventAgentRevoked, nil, stay, effects{do(EffectMarkUnmounted), record("key.wiped")}),
+	on(settled, EventAgentRevoked, nil, stay, effects{record("key.wiped")}),
 	on(holding, EventLeaseEnded, nil, api.KeyRevoked, slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.lease-ended"), tell("lease-ended")})),
 	on(states{api.KeyRevoking}, EventLeaseEnded, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.lease-ended")})),
 	on(states{api.KeyRevoking}, EventOverdue, nil, stay, effects{do(EffectSendRevoke), record("key-request.revoke-overdue"), tell("revoke-overdue")}),
