@@ -210,6 +210,8 @@ func TestMachine_effects(t *testing.T) {
 		{"as a failed check does", delivered, EventCheckFailed, Ctx{Verdict: bad, OnCheckFailed: CheckRevoke}, "audit(integrity.failed) notify(integrity-failed) disarm-revoke stop-renewal send-revoke"},
 		{"or after the grace period (I-07)", delivered, EventCheckFailed, Ctx{Verdict: bad, OnCheckFailed: CheckPostpone}, "audit(integrity.failed) notify(integrity-failed) arm-revoke"},
 		{"people hear of a failure once (F-06)", State{api.KeyDelivered, api.IntegrityFailed}, EventCheckFailed, Ctx{Verdict: bad, OnCheckFailed: CheckNotify}, ""},
+		{"and of its end", State{api.KeyDelivered, api.IntegrityFailed}, EventCheckPassed, Ctx{Verdict: good}, "audit(integrity.restored)"},
+		{"a check that passes as before is no news", delivered, EventCheckPassed, Ctx{Verdict: good}, ""},
 		{"the lease ends without contact", delivered, EventLeaseEnded, Ctx{}, "end-lease mark-unmounted disarm-revoke audit(key-request.lease-ended) notify(lease-ended)"},
 		{"the agent confirms (J-10)", State{api.KeyRevoking, api.IntegrityGood}, EventAgentRevoked, Ctx{}, "end-lease mark-unmounted audit(key-request.revoked)"},
 		{"a late report changes nothing, the device may be mounted anew", State{api.KeyExpired, api.IntegrityGood}, EventUnmounted, Ctx{}, ""},
