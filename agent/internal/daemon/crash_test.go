@@ -8,9 +8,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	err := Run(ctx, Options{Config: cfg, Version: "1.2.3", Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Harden: harden.Apply,
-		LeaseCheck: 50 * time.Millisecond, Backoff: func(int) time.Duration { return 50 * time.Millisecond }, Ready: debug.FreeOSMemory})
+		LeaseCheck: 50 * time.Millisecond, Backoff: func(int) time.Duration { return 50 * time.Millisecond }})
 	if err != nil {
 		slog.Error("agent ended", "error", err)
 		os.Exit(1)
@@ -192,12 +192,18 @@ func TestEncrypt_killedInTheMiddleStartsAgain(t *testing.T) {
 // "An agent with one idle volume stays under 40 MiB resident."
 func TestAgent_idleWithOneVolumeIsSmall(t *testing.T) {
 	r := newRig(t)
-	r.image("data.img", imageSize)
+	r.image("data.img", 512<<20)
 	r.enrol()
 	cmd := r.child()
 	id, target := r.encrypted("data.img")
 	r.mounted(id)
-	r.write(filepath.Join(target, "file"), strings.Repeat("x", 8<<20))
+	t.Logf("resident before any load: %d KiB", resident(t, cmd.Process.Pid))
+	var load sync.WaitGroup
+	for i := range 4 {
+		load.Go(func() { r.write(filepath.Join(target, "file-"+strconv.Itoa(i)), strings.Repeat("x", 64<<20)) })
+	}
+	load.Wait()
+	t.Logf("resident after writing 256 MiB: %d KiB", resident(t, cmd.Process.Pid))
 	var kib int
 	r.eventually("the agent to come to rest below 40 MiB", func() bool {
 		kib = resident(t, cmd.Process.Pid)

@@ -137,6 +137,7 @@ func Run(ctx context.Context, o Options) error {
 	background.Go(func() { d.commandLoop(ctx) })
 	background.Go(func() { d.completeLoop(ctx) })
 	background.Go(func() { d.watchdog(ctx) })
+	background.Go(func() { trim(ctx) })
 	notify("READY=1", "STATUS=serving volumes of account "+id.AccountName)
 	log.Info("agent started", "instance", id.InstanceID, "account", id.AccountID, "broker", brokerURL(cfg, id), "identity_key", id.Grade)
 	o.Ready()
