@@ -10,7 +10,7 @@ export function preferences () {
     if (name === 'theme') {
       if (value === 'system') delete document.documentElement.dataset.theme
       else document.documentElement.dataset.theme = value
-      for (const button of form.querySelectorAll('button')) {
+      for (const button of document.querySelectorAll('button[name=theme]')) {
         if (button.value === value) button.setAttribute('aria-pressed', 'true')
         else button.removeAttribute('aria-pressed')
       }
