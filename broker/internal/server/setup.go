@@ -21,7 +21,9 @@ type Operator struct {
 }
 
 // OpenOperator opens a broker that was set up before.
-func OpenOperator(ctx context.Context, c Config) (*Operator, error) { return openOperator(ctx, c, false) }
+func OpenOperator(ctx context.Context, c Config) (*Operator, error) {
+	return openOperator(ctx, c, false)
+}
 
 func openOperator(ctx context.Context, c Config, create bool) (*Operator, error) {
 	if err := c.complete(); err != nil {
