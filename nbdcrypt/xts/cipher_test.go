@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	oracle "golang.org/x/crypto/xts"
+
+	"keyward/nbdcrypt/internal/sector"
 )
 
 func randomBytes(r *rand.Rand, n int) []byte {
@@ -94,7 +96,7 @@ func TestEncryptSectors_runsLongerThanOneKernelCall(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	// 528 does not divide the length of a run: the split must still fall between sectors and the tweak go on.
 	for _, size := range []int{512, 528, 4096, 65536} {
-		agree(t, randomBytes(r, 64), randomBytes(r, size*((maxRun+maxRun/2)/size)), size, 1<<32-1, 8)
+		agree(t, randomBytes(r, 64), randomBytes(r, size*((sector.MaxRun+sector.MaxRun/2)/size)), size, 1<<32-1, 8)
 	}
 }
 
@@ -145,17 +147,17 @@ func TestNew_refusesBadKeys(t *testing.T) {
 }
 
 func TestNewWithKernel_unknownNameListsTheKnown(t *testing.T) {
-	if _, err := NewWithKernel("rot13", selfTestKey(256)); err == nil {
+	if _, err := NewWithKernel("rot13", sector.SelfTestKey(64)); err == nil {
 		t.Error("accepted")
 	}
 }
 
 func TestEncryptSectors_panicsOnMisuseAndTouchesNothing(t *testing.T) {
-	c, err := New(selfTestKey(256))
+	c, err := New(sector.SelfTestKey(64))
 	if err != nil {
 		t.Fatal(err)
 	}
-	wiped, err := New(selfTestKey(256))
+	wiped, err := New(sector.SelfTestKey(64))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,35 +222,35 @@ func TestCipher_concurrentUse(t *testing.T) {
 
 func TestSelfTest_everyKernelPassesAndDigestsAreTheOraclesOwn(t *testing.T) {
 	t.Parallel()
-	for _, k := range usable() {
-		if err := selfTest(k); err != nil {
+	for _, k := range registry.Usable() {
+		if err := sector.SelfTest(k, knownAnswers); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, ka := range knownAnswers {
-		sum := sha256.Sum256(reference(t, selfTestKey(ka.bits), selfTestInput(), selfTestSize, selfTestTweak, 8))
-		if got := hex.EncodeToString(sum[:]); got != ka.digest {
-			t.Errorf("AES-%d-XTS: the oracle says %s", ka.bits, got)
+		sum := sha256.Sum256(reference(t, sector.SelfTestKey(ka.KeyLen), sector.SelfTestInput(), sector.SelfTestSize, sector.SelfTestTweak, 8))
+		if got := hex.EncodeToString(sum[:]); got != ka.Digest {
+			t.Errorf("%s: the oracle says %s", ka.Label, got)
 		}
 	}
 }
 
 // brokenKernel flips one bit of the last block, as a faulty batch path would.
 type brokenKernel struct{ generic }
-type brokenSchedule struct{ schedule }
+type brokenSchedule struct{ sector.Schedule }
 
-func (brokenKernel) expand(mem, dataKey, tweakKey []byte) (schedule, error) {
-	s, err := generic{}.expand(mem, dataKey, tweakKey)
+func (brokenKernel) Expand(mem, key []byte) (sector.Schedule, error) {
+	s, err := generic{}.Expand(mem, key)
 	return brokenSchedule{s}, err
 }
 
-func (s brokenSchedule) encrypt(dst, src []byte, sectorSize int, tweak, step uint64) {
-	s.schedule.encrypt(dst, src, sectorSize, tweak, step)
+func (s brokenSchedule) Encrypt(dst, src []byte, sectorSize int, tweak, step uint64) {
+	s.Schedule.Encrypt(dst, src, sectorSize, tweak, step)
 	dst[len(dst)-1] ^= 1
 }
 
 func TestSelfTest_noticesABrokenKernel(t *testing.T) {
-	if err := selfTest(brokenKernel{}); err == nil {
+	if err := sector.SelfTest(brokenKernel{}, knownAnswers); err == nil {
 		t.Error("a kernel that flips a bit passed")
 	}
 	if err := SelfTest(); err != nil {
@@ -261,7 +263,7 @@ func BenchmarkEncryptSectors(b *testing.B) {
 		for _, bits := range []int{128, 256} {
 			for _, size := range []int{512, 4096} {
 				b.Run(fmt.Sprintf("%s/AES-%d/%d", kernel, bits, size), func(b *testing.B) {
-					c, err := NewWithKernel(kernel, selfTestKey(bits))
+					c, err := NewWithKernel(kernel, sector.SelfTestKey(bits/4))
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -2,12 +2,15 @@
 
 package xts
 
-//go:generate sh -c "cd _asm && go run . -out ../xts_amd64.s -stubs ../stubs_amd64.go -pkg xts"
+//go:generate sh -c "cd ../internal/_asm && go run ./xts -out ../../xts/xts_amd64.s -stubs ../../xts/stubs_amd64.go -pkg xts"
 
 import (
 	"fmt"
 
 	"github.com/klauspost/cpuid/v2"
+
+	"keyward/nbdcrypt/internal/aeskey"
+	"keyward/nbdcrypt/internal/sector"
 )
 
 // run is the signature of every generated kernel: data and tweak point to schedules of rounds+1 round keys, and sectors
@@ -24,7 +27,7 @@ type assembly struct {
 }
 
 func init() {
-	registered = append(registered,
+	registry.Add(
 		&assembly{
 			label:    "aesni",
 			features: []cpuid.FeatureID{cpuid.AESNI, cpuid.AVX, cpuid.CLMUL},
@@ -52,22 +55,23 @@ func init() {
 		})
 }
 
-func (k *assembly) name() string      { return k.label }
-func (k *assembly) available() bool   { return cpuid.CPU.Supports(k.features...) }
-func (k *assembly) scheduleSize() int { return 3 * scheduleRoom }
+func (k *assembly) Name() string      { return k.label }
+func (k *assembly) Available() bool   { return cpuid.CPU.Supports(k.features...) }
+func (k *assembly) ScheduleSize() int { return 3 * aeskey.Room }
 
-// expand puts the data key's schedule for encryption, the one for decryption and the tweak key's one after another.
-func (k *assembly) expand(mem, dataKey, tweakKey []byte) (schedule, error) {
-	rounds := len(dataKey)/4 + 6
+// Expand puts the data key's schedule for encryption, the one for decryption and the tweak key's one after another.
+func (k *assembly) Expand(mem, key []byte) (sector.Schedule, error) {
+	half := len(key) / 2
+	rounds := aeskey.Rounds(half)
 	if k.encrypt[rounds] == nil {
-		return nil, fmt.Errorf("kernel %s has no AES with a key of %d bytes", k.label, len(dataKey))
+		return nil, fmt.Errorf("kernel %s has no AES with a key of %d bytes", k.label, half)
 	}
-	s := &assemblySchedule{encryptRun: k.encrypt[rounds], decryptRun: k.decrypt[rounds],
-		encryptKeys: &mem[0], decryptKeys: &mem[scheduleRoom], tweakKeys: &mem[2*scheduleRoom]}
-	expandKey(mem[:scheduleRoom], dataKey)
-	invertKey(mem[scheduleRoom:2*scheduleRoom], mem[:scheduleRoom], rounds)
-	expandKey(mem[2*scheduleRoom:3*scheduleRoom], tweakKey)
-	return s, nil
+	forward, inverse, tweak := mem[:aeskey.Room], mem[aeskey.Room:2*aeskey.Room], mem[2*aeskey.Room:3*aeskey.Room]
+	aeskey.Expand(forward, key[:half])
+	aeskey.Invert(inverse, forward, rounds)
+	aeskey.Expand(tweak, key[half:])
+	return &assemblySchedule{encryptRun: k.encrypt[rounds], decryptRun: k.decrypt[rounds],
+		encryptKeys: &forward[0], decryptKeys: &inverse[0], tweakKeys: &tweak[0]}, nil
 }
 
 // assemblySchedule points into the cipher's keymem memory, which outlives it.
@@ -76,11 +80,11 @@ type assemblySchedule struct {
 	encryptKeys, decryptKeys, tweakKeys *byte
 }
 
-func (s *assemblySchedule) encrypt(dst, src []byte, sectorSize int, tweak, step uint64) {
+func (s *assemblySchedule) Encrypt(dst, src []byte, sectorSize int, tweak, step uint64) {
 	s.encryptRun(s.encryptKeys, s.tweakKeys, &dst[0], &src[0], len(src)/sectorSize, sectorSize, tweak, step)
 }
 
-func (s *assemblySchedule) decrypt(dst, src []byte, sectorSize int, tweak, step uint64) {
+func (s *assemblySchedule) Decrypt(dst, src []byte, sectorSize int, tweak, step uint64) {
 	s.decryptRun(s.decryptKeys, s.tweakKeys, &dst[0], &src[0], len(src)/sectorSize, sectorSize, tweak, step)
 }
 
@@ -88,7 +92,7 @@ func (s *assemblySchedule) decrypt(dst, src []byte, sectorSize int, tweak, step 
 // bytes that went through one round each. It is the bound beside which a kernel's throughput is measured. It reports
 // false for a kernel that has no such bound or that this processor lacks.
 func Roofline(kernel string, passes int) (bytes int64, ok bool) {
-	k, err := byName(kernel)
+	k, err := registry.ByName(kernel)
 	if err != nil {
 		return 0, false
 	}

@@ -1,4 +1,4 @@
-module keyward/nbdcrypt/xts/_asm
+module keyward/asm
 
 go 1.26.0
 

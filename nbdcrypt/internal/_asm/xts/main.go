@@ -1,5 +1,5 @@
-// Command _asm generates the amd64 kernels of AES-XTS, ../xts_amd64.s and ../stubs_amd64.go; `go generate` in the folder
-// above runs it. It is a module of its own so that its libraries never enter the product.
+// Command xts generates the amd64 kernels of AES-XTS, xts_amd64.s and stubs_amd64.go; `go generate` in the folder of the
+// kernels runs it. The generators are a module of their own so that their libraries never enter the product.
 //
 // One call of a kernel covers many sectors. The three kernels share one plan and differ in the width of a vector:
 // AES-NI works on 8 vectors of one block, VAES-256 on 8 of two, VAES-512 on 4 of four.
@@ -9,9 +9,10 @@ import (
 	"fmt"
 
 	. "github.com/mmcloughlin/avo/build"
-	"github.com/mmcloughlin/avo/ir"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
+
+	"keyward/asm/simd"
 )
 
 // polynomial is x^7 + x^2 + x + 1, what x^128 is in the field of IEEE 1619.
@@ -27,39 +28,27 @@ func main() {
 		}
 		k.roofline()
 	}
-	subWord()
-	inverseMixColumns()
 	Generate()
 }
 
 // kernel is one instruction set's plan.
 type kernel struct {
-	name   string
-	width  int // bytes of a vector
+	name string
+	// A wide kernel has 32 registers: keys and tweaks stay in them.
+	simd.Width
 	chains int // vectors in flight
-	// wide kernels have 32 registers: keys and tweaks stay in them.
-	wide bool
 }
 
 var (
-	aesNI   = kernel{name: "AESNI", width: 16, chains: 8}
-	vaes256 = kernel{name: "VAES256", width: 32, chains: 8}
-	vaes512 = kernel{name: "VAES512", width: 64, chains: 4, wide: true}
+	aesNI   = kernel{name: "AESNI", Width: 16, chains: 8}
+	vaes256 = kernel{name: "VAES256", Width: 32, chains: 8}
+	vaes512 = kernel{name: "VAES512", Width: 64, chains: 4}
 )
 
 // blocks is the number of 16-byte blocks in one pass of the inner loop, and of sectors in one batch of tweaks.
-func (k kernel) blocks() int { return k.width / 16 * k.chains }
+func (k kernel) blocks() int { return k.Lanes() * k.chains }
 
-// vector is register i at the kernel's width.
-func (k kernel) vector(i int) VecPhysical {
-	switch k.width {
-	case 16:
-		return xmm[i]
-	case 32:
-		return ymm[i]
-	}
-	return zmm[i]
-}
+func (k kernel) bytes() int { return int(k.Width) }
 
 var powers, poly Mem
 
@@ -74,42 +63,6 @@ func constants() {
 	for i := range 4 {
 		DATA(16*i, U64(polynomial))
 		DATA(16*i+8, U64(0))
-	}
-}
-
-func (k kernel) xor(a Op, b, dst VecPhysical) {
-	if k.wide {
-		VPXORQ(a, b, dst)
-		return
-	}
-	VPXOR(a, b, dst)
-}
-
-func (k kernel) load(m Mem, dst VecPhysical) {
-	if k.wide {
-		VMOVDQU64(m, dst)
-		return
-	}
-	VMOVDQU(m, dst)
-}
-
-func (k kernel) store(src VecPhysical, m Mem) {
-	if k.wide {
-		VMOVDQU64(src, m)
-		return
-	}
-	VMOVDQU(src, m)
-}
-
-// broadcast fills every block of dst with the block at m.
-func (k kernel) broadcast(m Mem, dst VecPhysical) {
-	switch k.width {
-	case 16:
-		VMOVDQU(m, dst)
-	case 32:
-		VBROADCASTI128(m, dst)
-	default:
-		VBROADCASTI32X4(m, dst)
 	}
 }
 
@@ -159,11 +112,8 @@ func (p *program) arguments() {
 	}
 	// Three areas of one block a sector of the batch, on a boundary of 64 bytes so that no vector crosses a line.
 	area := 16 * p.blocks()
-	local := AllocLocal(3*area + 64)
 	p.scratchBase = R10
-	LEAQ(local, R10)
-	ADDQ(U8(63), R10)
-	ANDQ(I8(-64), R10)
+	simd.Scratch(3*area, R10)
 	p.offsets = Mem{Base: R10}
 	p.sectorTweaks = Mem{Base: R10, Disp: area}
 	p.current = Mem{Base: R10, Disp: 2 * area}
@@ -171,36 +121,34 @@ func (p *program) arguments() {
 
 // Registers of the wide kernel: Z0-3 data, Z4-7 tweaks, Z8-11 temporaries, Z12-15 last-round keys, Z16-30 data keys,
 // Z31 polynomial. Of the others: 0-7 data, 8 and 9 round keys, 10-13 temporaries, 14 polynomial; tweaks on the stack.
-func (p *program) d(j int) VecPhysical { return p.vector(j) }
-func (p *program) t(j int) VecPhysical { return p.vector(4 + j) }
+func (p *program) d(j int) VecPhysical { return p.Vector(j) }
+func (p *program) t(j int) VecPhysical { return p.Vector(4 + j) }
 func (p *program) temp(j int) VecPhysical {
-	if p.wide {
-		return p.vector(8 + j)
+	if p.Wide() {
+		return p.Vector(8 + j)
 	}
-	return p.vector(10 + j)
+	return p.Vector(10 + j)
 }
 func (p *program) poly() VecPhysical {
-	if p.wide {
-		return p.vector(31)
+	if p.Wide() {
+		return p.Vector(31)
 	}
-	return p.vector(14)
+	return p.Vector(14)
 }
 func (p *program) roundKey(r int) VecPhysical {
-	if p.wide {
-		return p.vector(16 + r)
+	if p.Wide() {
+		return p.Vector(16 + r)
 	}
-	return p.vector(8 + r%2)
+	return p.Vector(8 + r%2)
 }
 
-func key(base GPPhysical, r int) Mem { return Mem{Base: base, Disp: 16 * r} }
-
 func (p *program) prologue() {
-	if p.wide {
+	if p.Wide() {
 		for r := 0; r <= p.rounds; r++ {
-			p.broadcast(key(p.data, r), p.roundKey(r))
+			p.Broadcast(simd.Key(p.data, r), p.roundKey(r))
 		}
 	}
-	p.load(poly, p.poly())
+	p.Load(poly, p.poly())
 	// offsets[i] = i*step: the distance of each sector of a batch from its first.
 	XORQ(R11, R11)
 	XORQ(R12, R12)
@@ -238,23 +186,17 @@ func (p *program) batch() {
 // encryptTweaks encrypts the next sectors' numbers under the tweak key into sectorTweaks.
 func (p *program) encryptTweaks() {
 	base := p.temp(0)
-	VMOVQ(p.number, xmm[index(base)])
-	switch p.width {
-	case 32:
-		VINSERTI128(U8(1), xmm[index(base)], base, base)
-	case 64:
-		VSHUFI32X4(U8(0), base, base, base)
-	}
+	p.BroadcastNumber(p.number, base)
 	for j := range p.chains {
-		VPADDQ(p.offsets.Offset(p.width*j), base, p.d(j))
+		VPADDQ(p.offsets.Offset(p.bytes()*j), base, p.d(j))
 	}
 	for r := 0; r <= p.rounds; r++ {
 		k := p.temp(1 + r%2)
-		p.broadcast(key(p.tweak, r), k)
+		p.Broadcast(simd.Key(p.tweak, r), k)
 		for j := range p.chains {
 			switch r {
 			case 0:
-				p.xor(k, p.d(j), p.d(j))
+				p.Xor(k, p.d(j), p.d(j))
 			case p.rounds:
 				VAESENCLAST(k, p.d(j), p.d(j))
 			default:
@@ -263,11 +205,11 @@ func (p *program) encryptTweaks() {
 		}
 	}
 	for j := range p.chains {
-		p.store(p.d(j), p.sectorTweaks.Offset(p.width*j))
+		p.Store(p.d(j), p.sectorTweaks.Offset(p.bytes()*j))
 	}
 	// number += blocks*step
 	MOVQ(p.step, R13)
-	SHLQ(U8(log2(p.blocks())), R13)
+	SHLQ(U8(simd.Log2(p.blocks())), R13)
 	ADDQ(R13, p.number)
 }
 
@@ -275,32 +217,32 @@ func (p *program) encryptTweaks() {
 // With T = lo + hi*x^64 and c = x^i, i < 16: T*c = lo*c + (hi*c mod x^64)*x^64 + (hi*c div x^64)*polynomial.
 func (p *program) firstTweaks() {
 	base := p.temp(0)
-	p.broadcast(Mem{Base: R11}, base)
+	p.Broadcast(Mem{Base: R11}, base)
 	for j := range p.chains {
 		to := p.temp(1)
-		if p.wide {
+		if p.Wide() {
 			to = p.t(j)
 		}
-		p.timesPower(base, powers.Offset(p.width*j), to, p.temp(2), p.temp(3))
-		if !p.wide {
-			p.store(to, p.current.Offset(p.width*j))
+		p.timesPower(base, powers.Offset(p.bytes()*j), to, p.temp(2), p.temp(3))
+		if !p.Wide() {
+			p.Store(to, p.current.Offset(p.bytes()*j))
 		}
 	}
 }
 
 // timesPower sets dst to t times the powers at c; a and b are scratch.
 func (p *program) timesPower(t VecPhysical, c Mem, dst, a, b VecPhysical) {
-	p.load(c, dst)
+	p.Load(c, dst)
 	VPCLMULQDQ(U8(0x01), dst, t, a)      // hi*c
 	VPCLMULQDQ(U8(0x00), dst, t, dst)    // lo*c
 	VPCLMULQDQ(U8(0x01), p.poly(), a, b) // (hi*c div x^64) * polynomial
 	VPSLLDQ(U8(8), a, a)                 // (hi*c mod x^64) * x^64
-	if p.wide {
+	if p.Wide() {
 		VPTERNLOGQ(U8(0x96), a, b, dst)
 		return
 	}
-	p.xor(a, dst, dst)
-	p.xor(b, dst, dst)
+	p.Xor(a, dst, dst)
+	p.Xor(b, dst, dst)
 }
 
 // advance multiplies tweak vector t by x^blocks in place: a byte shift, and what falls out times the polynomial.
@@ -309,7 +251,7 @@ func (p *program) advance(t, a VecPhysical) {
 	VPSRLDQ(U8(16-bytes), t, a)
 	VPSLLDQ(U8(bytes), t, t)
 	VPCLMULQDQ(U8(0x00), p.poly(), a, a)
-	p.xor(a, t, t)
+	p.Xor(a, t, t)
 }
 
 // sector works through one sector: full passes, then single blocks.
@@ -317,9 +259,9 @@ func (p *program) sector() {
 	loop, tail, single, end := p.name+"_loop", p.name+"_tail", p.name+"_single", p.name+"_end"
 	bytes := 16 * p.blocks()
 	MOVQ(p.size, R13)
-	SHRQ(U8(log2(bytes)), R13)
+	SHRQ(U8(simd.Log2(bytes)), R13)
 	JZ(LabelRef(tail))
-	align()
+	simd.Align()
 	Label(loop)
 	p.pass()
 	ADDQ(U32(bytes), p.src)
@@ -332,22 +274,22 @@ func (p *program) sector() {
 	ANDQ(U32(bytes-16), R13)
 	JZ(LabelRef(end))
 	// The first block's tweak is the lowest of the current ones.
-	t, d := xmm[index(p.temp(0))], xmm[0]
-	if p.wide {
-		VMOVDQA(xmm[4], t)
+	t, d := simd.Xs[simd.Number(p.temp(0))], simd.Xs[0]
+	if p.Wide() {
+		VMOVDQA(simd.Xs[4], t)
 	} else {
 		VMOVDQU(p.current, t)
 	}
 	Label(single)
 	VPXOR(Mem{Base: p.src}, t, d)
-	VPXOR(key(p.data, 0), d, d)
+	VPXOR(simd.Key(p.data, 0), d, d)
 	for r := 1; r < p.rounds; r++ {
-		p.round(key(p.data, r), d)
+		p.round(simd.Key(p.data, r), d)
 	}
-	p.last(key(p.data, p.rounds), d)
+	p.last(simd.Key(p.data, p.rounds), d)
 	VPXOR(t, d, d)
 	VMOVDQU(d, Mem{Base: p.dst})
-	p.double(t, xmm[index(p.temp(1))], xmm[index(p.temp(2))], xmm[index(p.temp(3))])
+	p.double(t, simd.Xs[simd.Number(p.temp(1))], simd.Xs[simd.Number(p.temp(2))], simd.Xs[simd.Number(p.temp(3))])
 	ADDQ(U8(16), p.src)
 	ADDQ(U8(16), p.dst)
 	SUBQ(U8(16), R13)
@@ -386,7 +328,7 @@ func (p *program) last(k Op, d VecPhysical) {
 
 // pass works on one vector per chain and moves the tweaks on.
 func (p *program) pass() {
-	if p.wide {
+	if p.Wide() {
 		p.passWide()
 		return
 	}
@@ -395,17 +337,17 @@ func (p *program) pass() {
 
 func (p *program) passWide() {
 	for j := range p.chains {
-		VMOVDQU64(Mem{Base: p.src, Disp: p.width * j}, p.d(j))
+		VMOVDQU64(Mem{Base: p.src, Disp: p.bytes() * j}, p.d(j))
 		VPTERNLOGQ(U8(0x96), p.t(j), p.roundKey(0), p.d(j))
 	}
-	final := func(j int) VecPhysical { return p.vector(12 + j) }
+	final := func(j int) VecPhysical { return p.Vector(12 + j) }
 	for r := 1; r < p.rounds; r++ {
 		for j := range p.chains {
 			p.round(p.roundKey(r), p.d(j))
 		}
 		// One tweak vector moves on in each of the first rounds, where the shuffle port is idle.
 		if j := r - 1; j < p.chains {
-			p.xor(p.roundKey(p.rounds), p.t(j), final(j))
+			p.Xor(p.roundKey(p.rounds), p.t(j), final(j))
 			p.advance(p.t(j), p.temp(j))
 		}
 	}
@@ -413,53 +355,42 @@ func (p *program) passWide() {
 		p.last(final(j), p.d(j))
 	}
 	for j := range p.chains {
-		VMOVDQU64(p.d(j), Mem{Base: p.dst, Disp: p.width * j})
+		VMOVDQU64(p.d(j), Mem{Base: p.dst, Disp: p.bytes() * j})
 	}
 }
 
 func (p *program) passNarrow() {
 	k := p.roundKey(0)
-	p.broadcast(key(p.data, 0), k)
+	p.Broadcast(simd.Key(p.data, 0), k)
 	for j := range p.chains {
-		p.xor(p.current.Offset(p.width*j), k, p.d(j))
-		p.xor(Mem{Base: p.src, Disp: p.width * j}, p.d(j), p.d(j))
+		p.Xor(p.current.Offset(p.bytes()*j), k, p.d(j))
+		p.Xor(Mem{Base: p.src, Disp: p.bytes() * j}, p.d(j), p.d(j))
 	}
 	for r := 1; r < p.rounds; r++ {
 		k := p.roundKey(r)
-		p.broadcast(key(p.data, r), k)
+		p.Broadcast(simd.Key(p.data, r), k)
 		for j := range p.chains {
 			p.round(k, p.d(j))
 		}
 	}
 	k = p.roundKey(p.rounds)
-	p.broadcast(key(p.data, p.rounds), k)
+	p.Broadcast(simd.Key(p.data, p.rounds), k)
 	for j := range p.chains {
 		p.last(k, p.d(j))
 	}
 	for j := range p.chains {
 		t := p.temp(j % 2)
-		p.load(p.current.Offset(p.width*j), t)
-		p.xor(t, p.d(j), p.d(j))
-		p.store(p.d(j), Mem{Base: p.dst, Disp: p.width * j})
+		p.Load(p.current.Offset(p.bytes()*j), t)
+		p.Xor(t, p.d(j), p.d(j))
+		p.Store(p.d(j), Mem{Base: p.dst, Disp: p.bytes() * j})
 		p.advance(t, p.temp(2+j%2))
-		p.store(t, p.current.Offset(p.width*j))
+		p.Store(t, p.current.Offset(p.bytes()*j))
 	}
 }
 
 // epilogue leaves no key, tweak or data behind in a register or on the stack.
 func (p *program) epilogue() {
-	VPXOR(xmm[0], xmm[0], xmm[0])
-	zero := VecPhysical(ymm[0])
-	area := 3 * 16 * p.blocks()
-	for offset := 0; offset < area; offset += 32 {
-		VMOVDQU(zero, Mem{Base: p.scratchBase, Disp: offset})
-	}
-	if p.wide {
-		for i := 16; i < 32; i++ {
-			VPXORQ(zmm[i], zmm[i], zmm[i])
-		}
-	}
-	VZEROALL()
+	p.Erase(p.scratchBase, 3*16*p.blocks())
 	RET()
 }
 
@@ -470,13 +401,13 @@ func (k kernel) roofline() {
 	Doc(name + " issues 64 independent AES rounds of the kernel's width in each pass.")
 	Load(Param("passes"), RAX)
 	for i := range 9 {
-		VPXOR(xmm[i], xmm[i], xmm[i])
+		VPXOR(simd.Xs[i], simd.Xs[i], simd.Xs[i])
 	}
-	align()
+	simd.Align()
 	Label(name + "_loop")
 	for range 8 {
 		for j := range 8 {
-			VAESENC(k.vector(8), k.vector(j), k.vector(j))
+			VAESENC(k.Vector(8), k.Vector(j), k.Vector(j))
 		}
 	}
 	DECQ(RAX)
@@ -484,51 +415,3 @@ func (k kernel) roofline() {
 	VZEROALL()
 	RET()
 }
-
-// subWord is FIPS 197's SubWord in constant time: with the word in all four columns ShiftRows changes nothing.
-func subWord() {
-	TEXT("subWordAESNI", NOSPLIT, "func(word uint32) uint32")
-	Doc("subWordAESNI is SubWord of FIPS 197, section 5.2, in constant time.")
-	Load(Param("word"), EAX)
-	VMOVD(EAX, X0)
-	VPSHUFD(U8(0), X0, X0)
-	VPXOR(X1, X1, X1)
-	VAESENCLAST(X1, X0, X0)
-	VMOVD(X0, EAX)
-	VPXOR(X0, X0, X0)
-	Store(EAX, ReturnIndex(0))
-	RET()
-}
-
-func inverseMixColumns() {
-	TEXT("inverseMixColumnsAESNI", NOSPLIT, "func(dst, src *byte)")
-	Doc("inverseMixColumnsAESNI turns a round key into one of the equivalent inverse cipher (FIPS 197, section 5.3.5).")
-	Pragma("noescape")
-	Load(Param("dst"), RDI)
-	Load(Param("src"), RSI)
-	VMOVDQU(Mem{Base: RSI}, X0)
-	VAESIMC(X0, X0)
-	VMOVDQU(X0, Mem{Base: RDI})
-	VPXOR(X0, X0, X0)
-	RET()
-}
-
-func align() { Instruction(&ir.Instruction{Opcode: "PCALIGN", Operands: []Op{Imm(64)}}) }
-
-func log2(n int) int {
-	bits := 0
-	for n > 1 {
-		n >>= 1
-		bits++
-	}
-	return bits
-}
-
-var (
-	xmm = []VecPhysical{X0, X1, X2, X3, X4, X5, X6, X7, X8, X9, X10, X11, X12, X13, X14, X15}
-	ymm = []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}
-	zmm = []VecPhysical{Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15,
-		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}
-)
-
-func index(v VecPhysical) int { return int(v.PhysicalIndex()) }
