@@ -208,3 +208,18 @@ func noPort80(name string) api.Policy {
 	return api.Policy{Name: name, OnMatch: api.ActionApprove, OnFailure: api.ActionManual, Rules: []api.Rule{{Fact: api.FactTCPPorts,
 		Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpLacks, Value: "80"}}}}}
 }
+
+// allEvents lists the account's whole audit log.
+func allEvents(o *org) []store.AuditRecord {
+	o.t.Helper()
+	var out []store.AuditRecord
+	err := o.store.View(o.t.Context(), func(tx *store.Tx) error {
+		var err error
+		out, err = store.In[store.AuditRecord](tx.Tenant(o.id)).List()
+		return err
+	})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return out
+}

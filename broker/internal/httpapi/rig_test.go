@@ -55,6 +55,7 @@ type rig struct {
 	peopleAt string
 	agentsAt string
 	stop     func()
+	orgs     []*org
 }
 
 const password = "Correct-Horse-7"
@@ -181,6 +182,14 @@ func (r *rig) later(d time.Duration) {
 			r.t.Fatalf("timers: %v", err)
 		}
 	}
+	if d < 20*time.Minute {
+		return
+	}
+	for _, o := range r.orgs { // sessions end when they are idle for long
+		for role, p := range o.as {
+			p.UseToken(o.logOn(string(role)).Token())
+		}
+	}
 }
 
 // org is an account with a person of each role, who are logged on when they are first needed.
@@ -217,6 +226,7 @@ func (r *rig) org(name string) *org {
 	if err != nil {
 		r.t.Fatalf("users: %v", err)
 	}
+	r.orgs = append(r.orgs, o)
 	o.admin, o.approver = o.person(api.RoleAccountAdmin), o.person(api.RoleKeyApprover)
 	return o
 }

@@ -63,6 +63,8 @@ type Service struct {
 	mu sync.Mutex
 	// told remembers the last command list of each instance, so that an unchanged one is held back.
 	told map[string]toldList
+	// began is when this broker started: while it was down it heard from nobody, and that is no machine's silence.
+	began time.Time
 }
 
 // New makes the service.
@@ -70,7 +72,11 @@ func New(d Deps) *Service {
 	if d.Logger == nil {
 		d.Logger = slog.Default()
 	}
-	return &Service{Deps: d, told: map[string]toldList{}}
+	s := &Service{Deps: d, told: map[string]toldList{}}
+	if err := d.Store.View(context.Background(), func(tx *store.Tx) error { s.began = tx.Now(); return nil }); err != nil {
+		d.Logger.Warn("machines may be shown as missing until they report", "error", err)
+	}
+	return s
 }
 
 // change is one event on one request.

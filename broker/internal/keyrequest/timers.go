@@ -28,7 +28,7 @@ func (s *Service) Tick(ctx context.Context) error {
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		found = found[:0]
 		return tx.EachTenant(func(t *store.Tenant) error {
-			list, err := dueIn(t)
+			list, err := s.dueIn(t)
 			found = append(found, list...)
 			return err
 		})
@@ -52,7 +52,7 @@ func (s *Service) Tick(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func dueIn(t *store.Tenant) ([]due, error) {
+func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	open := []api.KeyStatus{api.KeyPending, api.KeyApproved, api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored, api.KeyRevoking}
 	requests, err := store.In[store.KeyRequest](t).List(store.OneOf("status", open))
 	if err != nil {
@@ -70,7 +70,7 @@ func dueIn(t *store.Tenant) ([]due, error) {
 		return nil, err
 	}
 	for _, i := range instances {
-		gone, err := silent(t, i)
+		gone, err := s.silent(t, i)
 		if err != nil {
 			return nil, err
 		}
@@ -135,13 +135,17 @@ func (s *Service) fire(t *store.Tenant, f due) error {
 // minSilence is the shortest silence after which a machine is missing.
 const minSilence = 15 * time.Second
 
-// silent says that a machine has been without contact for three heartbeats.
-func silent(t *store.Tenant, i store.Instance) (bool, error) {
+// silent says that a machine has been without contact for three heartbeats, all of which this broker could have heard.
+func (s *Service) silent(t *store.Tenant, i store.Instance) (bool, error) {
 	if i.Missing || i.LastSeenAt == nil {
 		return false, nil
 	}
 	beat, err := heartbeatSeconds(t, i.ID)
-	return t.Now().Sub(*i.LastSeenAt) > max(3*seconds(beat), minSilence), err
+	heard := *i.LastSeenAt
+	if s.began.After(heard) {
+		heard = s.began
+	}
+	return t.Now().Sub(heard) > max(3*seconds(beat), minSilence), err
 }
 
 // missing takes a machine that fell silent off the running ones. Keys that it holds stay out until their lease ends.
@@ -151,7 +155,7 @@ func (s *Service) missing(t *store.Tenant, id string) error {
 	if err != nil {
 		return err
 	}
-	gone, err := silent(t, i)
+	gone, err := s.silent(t, i)
 	if err != nil || !gone {
 		return err
 	}
