@@ -22,6 +22,9 @@ func (d *Device) plain() []byte {
 	return out
 }
 
+// PlainKey is a copy of the device key.
+func (d *Device) PlainKey() []byte { return d.plain() }
+
 // KeyPattern finds the device key in memory. The broker itself keeps it in that form only.
 func (b *Broker) KeyPattern(deviceID string) memsearch.Pattern {
 	b.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -137,26 +138,34 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// load reads the configuration as file, environment and flags have it. extra are keys of a command's own flags.
-func (a *app) load(extra map[string]any) (config.Config, string, error) {
-	path, required := a.configPath, a.configPath != ""
+// load reads the configuration as file, environment and flags have it. A file that was named must be there.
+func (a *app) load() (config.Config, string, error) {
+	path, named := a.path()
+	return a.loadFrom(path, named, nil)
+}
+
+// path is where the configuration is, and whether somebody named it.
+func (a *app) path() (path string, named bool) {
+	if a.configPath != "" {
+		return a.configPath, true
+	}
 	for _, e := range a.environ {
-		if v, ok := strings.CutPrefix(e, config.EnvPath+"="); ok && path == "" {
-			path, required = v, true
+		if v, ok := strings.CutPrefix(e, config.EnvPath+"="); ok && v != "" {
+			return v, true
 		}
 	}
-	if path == "" {
-		path = config.DefaultPath
-	}
+	return config.DefaultPath, false
+}
+
+// loadFrom reads a file that may be missing unless required. extra are keys of a command's own flags.
+func (a *app) loadFrom(path string, required bool, extra map[string]any) (config.Config, string, error) {
 	flags := map[string]any{}
 	for k, v := range a.flags {
 		if *v != "" {
 			flags[k] = *v
 		}
 	}
-	for k, v := range extra {
-		flags[k] = v
-	}
+	maps.Copy(flags, extra)
 	c, err := config.Load(config.Source{Path: path, Required: required, Environ: a.environ, Flags: flags})
 	if err != nil {
 		return c, path, coded{exitUsage, err}

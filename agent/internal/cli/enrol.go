@@ -80,31 +80,9 @@ func (a *app) enrolConfig(e enrolment) (config.Config, string, error) {
 	if e.proxy != "" {
 		extra["proxy"] = e.proxy
 	}
-	if a.configPath != "" {
-		if _, err := os.Stat(a.configPath); os.IsNotExist(err) { // enrolling is what makes it
-			path := a.configPath
-			a.configPath = ""
-			defer func() { a.configPath = path }()
-			cfg, _, err := a.loadOnto(config.Source{Path: path}, extra)
-			return withImages(cfg, e.images), path, err
-		}
-	}
-	cfg, path, err := a.load(extra)
+	path, _ := a.path() // a file that is named and missing is what enrolling makes
+	cfg, path, err := a.loadFrom(path, false, extra)
 	return withImages(cfg, e.images), path, err
-}
-
-func (a *app) loadOnto(s config.Source, extra map[string]any) (config.Config, string, error) {
-	for k, v := range a.flags {
-		if *v != "" {
-			extra[k] = *v
-		}
-	}
-	s.Environ, s.Flags = a.environ, extra
-	cfg, err := config.Load(s)
-	if err != nil {
-		return cfg, s.Path, coded{exitUsage, err}
-	}
-	return cfg, s.Path, nil
 }
 
 func withImages(cfg config.Config, images []string) config.Config {

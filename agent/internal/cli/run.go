@@ -18,7 +18,7 @@ func (a *app) runCommand() *cobra.Command {
 		Long: "Run asks for the keys of this machine's volumes, mounts them and keeps them mounted for as long as the broker\n" +
 			"agrees. It logs to standard error. On SIGTERM it runs the teardown script, unmounts, and wipes every key.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, _, err := a.load(nil)
+			cfg, _, err := a.load()
 			if err != nil {
 				return err
 			}

@@ -86,7 +86,7 @@ func notMounted(s *control.Status) string {
 
 // ask loads the configuration for the socket's place and calls the running agent.
 func (a *app) ask(ctx context.Context, r control.Request) (control.Answer, error) {
-	cfg, _, err := a.load(nil)
+	cfg, _, err := a.load()
 	if err != nil {
 		return control.Answer{}, err
 	}

@@ -123,7 +123,7 @@ func (a *app) listPlugins() error {
 
 // change loads the configuration file, changes it and writes it back.
 func (a *app) change(how func(*config.Config)) error {
-	c, path, err := a.load(nil)
+	c, path, err := a.load()
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (a *app) change(how func(*config.Config)) error {
 
 // publishInventory lets a running agent do it, because only that one then also starts on new volumes.
 func (a *app) publishInventory(ctx context.Context, t tool) error {
-	cfg, _, err := a.load(nil)
+	cfg, _, err := a.load()
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (a *app) publishInventory(ctx context.Context, t tool) error {
 }
 
 func (a *app) deviceList(ctx context.Context, t tool) error {
-	cfg, _, err := a.load(nil)
+	cfg, _, err := a.load()
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (a *app) printDevices(list api.DeviceList) error {
 
 // proxySettings shows, tests, removes or sets the proxy. A password in it is never shown.
 func (a *app) proxySettings(ctx context.Context, t tool) error {
-	cfg, _, err := a.load(nil)
+	cfg, _, err := a.load()
 	if err != nil {
 		return err
 	}
