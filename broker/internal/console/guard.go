@@ -67,7 +67,7 @@ func (c *console) serve(f *fiber.Ctx, handle func(*visit) error) error {
 	f.Set("Cross-Origin-Resource-Policy", "same-origin")
 	f.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
 	f.Set("Cache-Control", "no-store")
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	ctx, cancel := context.WithTimeout(f.UserContext(), callTimeout)
 	defer cancel()
 	v := &visit{console: c, http: f, ctx: ctx, now: c.Clock(), zone: time.UTC}
 	if err := handle(v); err != nil {

@@ -74,11 +74,11 @@ func streamRows(v *visit) error {
 	subscription := v.Feed.Subscribe(v.p.AccountID, topics...)
 	v.http.Set("Content-Type", "text/event-stream")
 	v.http.Set("X-Accel-Buffering", "no")
-	c, person := v.console, v.p
+	c, person, running := v.console, v.p, v.http.UserContext()
 	v.http.Status(http.StatusOK).Context().SetBodyStreamWriter(func(w *bufio.Writer) {
 		defer c.streams.release(person.SessionID)
 		defer subscription.Close()
-		c.pump(w, subscription, func(ctx context.Context) bool { return c.mayStillHear(ctx, person, topics) })
+		c.pump(running, w, subscription, func(ctx context.Context) bool { return c.mayStillHear(ctx, person, topics) })
 	})
 	return nil
 }
@@ -99,7 +99,7 @@ func (c *console) mayStillHear(ctx context.Context, p tenant.Principal, topics [
 
 // pump writes events until the client is gone, the session ended or the stream is old. The session is asked for before
 // every word, so a revoked one hears nothing more.
-func (c *console) pump(w *bufio.Writer, s *feed.Subscription, alive func(context.Context) bool) {
+func (c *console) pump(running context.Context, w *bufio.Writer, s *feed.Subscription, alive func(context.Context) bool) {
 	end := time.NewTimer(streamLife)
 	defer end.Stop()
 	beat := time.NewTicker(streamHeartbeat)
@@ -113,6 +113,8 @@ func (c *console) pump(w *bufio.Writer, s *feed.Subscription, alive func(context
 			return
 		}
 		select {
+		case <-running.Done(): // the broker stops
+			return
 		case <-end.C:
 			return
 		case <-beat.C:
@@ -121,7 +123,7 @@ func (c *console) pump(w *bufio.Writer, s *feed.Subscription, alive func(context
 			s.Take()
 			word = "event: changed\ndata: \n\n"
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+		ctx, cancel := context.WithTimeout(running, callTimeout)
 		ok := alive(ctx)
 		cancel()
 		if !ok {
