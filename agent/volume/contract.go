@@ -17,8 +17,9 @@ var ErrRequestGone = errors.New("the broker has ended this key request")
 
 // Courier files key requests with the broker.
 type Courier interface {
-	// File collects evidence and files a request for the device. It returns when the broker has answered.
-	File(ctx context.Context, deviceID string) (Request, error)
+	// File collects evidence and files a request for the device. It returns when the broker has answered, with what the
+	// broker said of it.
+	File(ctx context.Context, deviceID string) (Request, api.KeyRequestStatus, error)
 }
 
 // Request is one filed key request.

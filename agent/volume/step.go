@@ -40,6 +40,9 @@ func (v *Volume) handle(m message) {
 	}
 	v.take(m)
 	v.enter(step.Next, m.why)
+	if m.status != nil {
+		v.show(*m.status)
+	}
 	v.pending = step.Effects
 	v.proceed(nil)
 }
@@ -63,7 +66,7 @@ func (v *Volume) take(m message) {
 		if v.request != nil && v.request != v.holder {
 			v.request.Forget()
 		}
-		v.request = m.request
+		v.request, v.filed = m.request, m.status
 	}
 	if m.grant != nil {
 		if v.holder != nil && v.holder != v.request {
@@ -187,11 +190,11 @@ func (v *Volume) start(e Effect) *work {
 		v.dropRequest()
 		id := v.Snapshot().DeviceID
 		act = func(ctx context.Context) message {
-			r, err := v.o.Courier.File(ctx, id)
+			r, status, err := v.o.Courier.File(ctx, id)
 			if err != nil {
 				return message{event: NotFiled, why: err.Error()}
 			}
-			return message{event: Filed, request: r}
+			return message{event: Filed, request: r, status: &status}
 		}
 	case Open:
 		v.grant = nil

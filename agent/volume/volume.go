@@ -45,17 +45,18 @@ type Volume struct {
 	// Only the goroutine touches what follows.
 	state    State
 	disk     string
-	request  Request     // the newest filed request
-	holder   Request     // the request whose key is held or was held last
-	subject  Request     // the request that the revoke in hand names
-	watcher  *watcher    // the background wait for a decision
-	export   Export      // an open volume
-	grant    *Grant      // a key on its way into Open or Resume
-	retry    *time.Timer // pending RetryLater
-	attempts int         // failed attempts to reach the broker in a row
-	busy     *work       // the effect that is running now
-	pending  []Effect    // effects of the step in progress
-	deferred []message   // events that wait for busy
+	request  Request               // the newest filed request
+	holder   Request               // the request whose key is held or was held last
+	subject  Request               // the request that the revoke in hand names
+	filed    *api.KeyRequestStatus // the answer to a request that nobody watches yet
+	watcher  *watcher              // the background wait for a decision
+	export   Export                // an open volume
+	grant    *Grant                // a key on its way into Open or Resume
+	retry    *time.Timer           // pending RetryLater
+	attempts int                   // failed attempts to reach the broker in a row
+	busy     *work                 // the effect that is running now
+	pending  []Effect              // effects of the step in progress
+	deferred []message             // events that wait for busy
 	idle     []chan<- struct{}
 }
 
@@ -63,12 +64,13 @@ type Volume struct {
 type message struct {
 	event     Event
 	why       string
-	requestID string   // Revoke, Suspend: of which request
-	request   Request  // Filed
-	grant     *Grant   // Granted
-	from      *watcher // Granted, Closed, Lapsed: events of a former watcher are void
-	export    Export   // Opened
-	disk      string   // Ask: where the device is now
+	requestID string                // Revoke, Suspend: of which request
+	request   Request               // Filed
+	status    *api.KeyRequestStatus // Filed: as the broker answered
+	grant     *Grant                // Granted
+	from      *watcher              // Granted, Closed, Lapsed: events of a former watcher are void
+	export    Export                // Opened
+	disk      string                // Ask: where the device is now
 	done      chan<- struct{}
 }
 

@@ -45,14 +45,19 @@ func (f *fake) decide(s api.KeyStatus) {
 	f.version++
 }
 
-func (f *fake) File(context.Context, string) (Request, error) {
+func (f *fake) File(context.Context, string) (Request, api.KeyRequestStatus, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.files++
 	if f.fileErr != nil {
-		return nil, f.fileErr
+		return nil, api.KeyRequestStatus{}, f.fileErr
 	}
-	return f, nil
+	return f, f.now(), nil
+}
+
+// now is where the request stands. The caller holds f.mu.
+func (f *fake) now() api.KeyRequestStatus {
+	return api.KeyRequestStatus{ID: "request", Number: 7, Status: f.status, Version: f.version + 1, Reason: "because"}
 }
 
 func (f *fake) ID() string { return "request" }
@@ -60,7 +65,7 @@ func (f *fake) ID() string { return "request" }
 func (f *fake) Status(ctx context.Context, after int64) (api.KeyRequestStatus, error) {
 	for {
 		f.mu.Lock()
-		s := api.KeyRequestStatus{ID: "request", Number: 7, Status: f.status, Version: f.version + 1, Reason: "because"}
+		s := f.now()
 		f.mu.Unlock()
 		if s.Version != after {
 			return s, nil

@@ -15,6 +15,8 @@ type watcher struct {
 	request Request
 	// again marks a request whose key was given up: until the broker has taken note it still says Delivered.
 	again bool
+	// first is where the request stands as far as is known; nil means that the broker has to be asked.
+	first *api.KeyRequestStatus
 }
 
 // await starts to wait in the background, in place of an earlier wait.
@@ -26,7 +28,8 @@ func (v *Volume) await() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watcher{cancel: cancel, request: v.request, again: v.request == v.holder}
+	w := &watcher{cancel: cancel, request: v.request, again: v.request == v.holder, first: v.filed}
+	v.filed = nil
 	v.watcher = w
 	go w.watch(ctx, v)
 }
@@ -34,6 +37,11 @@ func (v *Volume) await() {
 // watch ends by posting Granted, Closed or Lapsed, or silently when it is cancelled.
 func (w *watcher) watch(ctx context.Context, v *Volume) {
 	var after int64
+	if w.first != nil {
+		if after = w.first.Version; w.end(ctx, v, *w.first) {
+			return
+		}
+	}
 	for failures := 0; ctx.Err() == nil; {
 		status, err := w.request.Status(ctx, after)
 		if errors.Is(err, ErrRequestGone) {
@@ -51,16 +59,25 @@ func (w *watcher) watch(ctx context.Context, v *Volume) {
 			v.show(status)
 		}
 		after = status.Version
-		if m, over := w.judge(ctx, v, status); over {
-			if ctx.Err() != nil {
-				m.discard()
-				return
-			}
-			m.from = w
-			v.post(m)
+		if w.end(ctx, v, status) {
 			return
 		}
 	}
+}
+
+// end posts the event in which a status ends the wait, and reports whether it does.
+func (w *watcher) end(ctx context.Context, v *Volume, s api.KeyRequestStatus) bool {
+	m, over := w.judge(ctx, v, s)
+	if !over {
+		return false
+	}
+	if ctx.Err() != nil {
+		m.discard()
+		return true
+	}
+	m.from = w
+	v.post(m)
+	return true
 }
 
 // judge says whether a status ends the wait, and how.

@@ -28,27 +28,27 @@ type courier struct {
 }
 
 // File implements volume.Courier.
-func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, error) {
+func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, api.KeyRequestStatus, error) {
 	// What happened to the former key comes first, or the broker would judge this request with the other still out.
 	if err := c.outbox.drain(ctx); err != nil {
-		return nil, fmt.Errorf("report what happened to the former key: %w", err)
+		return nil, api.KeyRequestStatus{}, fmt.Errorf("report what happened to the former key: %w", err)
 	}
 	nonce, err := c.broker.Nonce(ctx)
 	if c.link.saw(err) != nil {
-		return nil, fmt.Errorf("ask for a challenge: %w", err)
+		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for a challenge: %w", err)
 	}
 	key, err := client.NewDeliveryKey()
 	if err != nil {
-		return nil, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
+		return nil, api.KeyRequestStatus{}, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
 	}
 	status, err := c.broker.Request(ctx, api.KeyRequest{DeviceID: deviceID, Nonce: nonce.Nonce, PublicKey: key.PublicKey(),
 		Evidence: c.evidence(ctx, nonce.Nonce, deviceID), Time: c.now().UTC()})
 	if c.link.saw(err) != nil {
-		return nil, fmt.Errorf("ask for the key: %w", err)
+		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for the key: %w", err)
 	}
 	r := &request{courier: c, id: status.ID, deviceID: deviceID, nonce: nonce.Nonce}
 	r.key.Store(key)
-	return r, nil
+	return r, status, nil
 }
 
 // request implements volume.Request.
