@@ -73,6 +73,8 @@ retry-save complete                 .    .    .    .    .    Conf .    .    .   
 encrypt-asked complete notroot empty   . . Pend . . . . . . . . . . .
 encrypt-asked complete notroot destroy . . Pend . . . . . . . . . . .
 encrypt-asked complete notroot      .    .    .    .    .    .    .    .    .         .         .         .         .         .
+encrypt-asked complete empty        .    .    .    .    .    .    .    .    .         .         .         .         .         .
+encrypt-asked notroot empty         .    .    .    .    .    .    .    .    .         .         .         .         .         .
 agent-took-job                      .    .    .    Encg Encg .    .    .    .         .         .         .         .         .
 encrypted allmembers                .    .    .    .    Encd .    .    .    .         .         .         Miss/Encd .         .
 encrypted                           .    .    .    .    Encg .    .    .    .         .         .         Miss/Encg .         .
@@ -157,6 +159,10 @@ func TestDeviceMachine_everyEventInEveryState(t *testing.T) {
 func TestRAIDMachine_everyEventInEveryState(t *testing.T) {
 	t.Parallel()
 	checkSpecification(t, raidSpecification, ApplyRAID, nil)
+	lost := State{Status: api.DeviceMissing} // a damaged row: nothing says what it was
+	if res, err := ApplyRAID(lost, MembersBack, Ctx{AllMembers: true}); err != nil || res.Next != lost {
+		t.Errorf("a set without a former status: %v, %v", res.Next, err)
+	}
 }
 
 func TestMachines_refusalsSayWhyAndWhatToDo(t *testing.T) {
