@@ -64,7 +64,7 @@ type AccountPage struct {
 	Frame
 	Tabs  []Tab
 	Facts []Pair
-	// Command enrols a machine; the token stands for itself.
+	// Command enrols a machine; it reads the token from its input.
 	Command string
 }
 

@@ -48,9 +48,9 @@ func program(t *testing.T, name string) string {
 		if programs.dir, programs.err = os.MkdirTemp("", "keyward-browser-"); programs.err != nil {
 			return
 		}
-		for binary, pkg := range map[string]string{"demo": "keyward/broker/internal/console/demo", "broker": "keyward/broker"} {
+		for binary, pkg := range map[string]string{"demo": "keyward/broker/internal/console/demo", "keyward-broker": "keyward/broker"} {
 			out, err := exec.Command("go", "build", "-o", filepath.Join(programs.dir, binary), pkg).CombinedOutput()
-			if err != nil && binary == "demo" {
+			if err != nil {
 				programs.err = fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 				return
 			}

@@ -31,13 +31,14 @@ func showAccount(v *visit) error {
 			{Label: "Web service URL", Value: a.ServiceURL, Code: a.ServiceURL != ""},
 			{Label: "Created", Value: v.exact(&a.CreatedAt)},
 		},
-		Command: enrolCommand(a, "TOKEN"),
+		Command: enrolCommand(a),
 	})
 }
 
-// enrolCommand is what an administrator runs on a machine.
-func enrolCommand(a api.Account, token string) string {
-	return "keyward-agent enrol --url " + a.ServiceURL + " --account " + a.ID + " --token " + token
+// enrolCommand is what an administrator runs on a machine. The token is pasted, not an argument: other users of the
+// machine can see arguments.
+func enrolCommand(a api.Account) string {
+	return "keyward-agent enrol --url " + a.ServiceURL + " --account " + a.ID + " --token-file -"
 }
 
 func showTokens(v *visit) error {
@@ -117,7 +118,7 @@ func createToken(v *visit) error {
 	if err != nil {
 		return err
 	}
-	page.Token, page.Command = token.Token, enrolCommand(v.account, token.Token)
+	page.Token, page.Command = token.Token, enrolCommand(v.account)
 	return v.show(http.StatusOK, "tokens", page)
 }
 
