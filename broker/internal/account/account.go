@@ -108,7 +108,7 @@ func (s *Service) Create(ctx context.Context, name string, users ...First) (api.
 			return taken(err, "account", name)
 		}
 		t := tx.Tenant(row.ID)
-		if err := audit.Append(t, audit.Entry{Category: audit.Server, Event: "account.created", Actor: "broker", Subject: row.ID,
+		if err := audit.Append(t, audit.Entry{Category: audit.Server, Event: "account.created", Actor: "operator", Subject: row.ID,
 			Detail: map[string]string{"name": name}}); err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (s *Service) Create(ctx context.Context, name string, users ...First) (api.
 		}
 		for i, u := range users {
 			user := store.User{Name: u.Name, Role: u.Role, PasswordHash: hashes[i]}
-			if err := insertUser(t, tenant.Broker(row.ID), &user); err != nil {
+			if err := insertUser(t, tenant.Principal{AccountID: row.ID, Operator: true}, &user); err != nil {
 				return err
 			}
 		}
@@ -142,7 +142,7 @@ func (s *Service) Account(ctx context.Context, p tenant.Principal) (api.Account,
 	return api.Account{ID: row.ID, Name: row.Name, ServiceURL: s.ServiceURL, TimeZone: row.TimeZone, DateFormat: row.DateFormat, CreatedAt: row.CreatedAt}, err
 }
 
-// Find returns a principal of the broker itself for an account's name or ID, for the operator's commands.
+// Find returns a principal for the commands of the broker's operator in an account, by its name or ID.
 func (s *Service) Find(ctx context.Context, nameOrID string) (tenant.Principal, error) {
 	var row store.Account
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
@@ -153,7 +153,7 @@ func (s *Service) Find(ctx context.Context, nameOrID string) (tenant.Principal, 
 	if errors.Is(err, store.ErrNotFound) {
 		return tenant.Principal{}, problem.New(404, "not-found", "Not found", fmt.Sprintf("There is no account %q.", nameOrID), "Check the name; account names ignore upper and lower case.")
 	}
-	return tenant.Broker(row.ID), err
+	return tenant.Principal{AccountID: row.ID, Operator: true}, err
 }
 
 // taken turns a duplicate into a problem that says what is taken.

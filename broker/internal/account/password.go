@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -34,16 +35,22 @@ const (
 	maxThreads = 8
 	// hashWait is how long a log-on waits for its turn.
 	hashWait = 5 * time.Second
+	// releaseAfter is how long after the last hash its memory is given back.
+	releaseAfter = time.Second
 )
 
 // hasher bounds how many hashes are computed at the same time, because each takes memory.
 type hasher struct {
 	turns chan struct{}
 	dummy string
+	// release gives the memory of past hashes back to the system when nobody has logged on for a moment: the runtime
+	// alone would keep a small broker twice its size for minutes.
+	release *time.Timer
 }
 
 func newHasher() *hasher {
-	h := &hasher{turns: make(chan struct{}, 2)}
+	h := &hasher{turns: make(chan struct{}, 2), release: time.AfterFunc(time.Hour, debug.FreeOSMemory)}
+	h.release.Stop()
 	// Compared with when there is no such user, so that the time of the answer does not tell.
 	h.dummy = phc(current, make([]byte, saltLen), make([]byte, hashLen))
 	return h
@@ -54,7 +61,10 @@ func (h *hasher) turn(ctx context.Context) (func(), error) {
 	defer timer.Stop()
 	select {
 	case h.turns <- struct{}{}:
-		return func() { <-h.turns }, nil
+		return func() {
+			<-h.turns
+			h.release.Reset(releaseAfter)
+		}, nil
 	case <-timer.C:
 	case <-ctx.Done():
 	}

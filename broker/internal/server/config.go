@@ -52,9 +52,9 @@ type Config struct {
 	// Version is the program's.
 	Version string `koanf:"-"`
 	// Clock is the time of everything; nil means time.Now.
-	Clock func() time.Time `koanf:"-"`
+	Clock func() time.Time `koanf:"-" json:"-"`
 	// Logger overrides LogLevel and LogFormat.
-	Logger *slog.Logger `koanf:"-"`
+	Logger *slog.Logger `koanf:"-" json:"-"`
 }
 
 // Defaults are the settings that a broker has without any.

@@ -129,7 +129,7 @@ func (o *Operator) NewToken(ctx context.Context, accountName string, in api.Enro
 	return o.Accounts.CreateToken(ctx, p, in)
 }
 
-// Account returns a principal of the broker itself for an account's name or ID.
+// Account returns a principal for the operator in an account, by its name or ID.
 func (o *Operator) Account(ctx context.Context, accountName string) (tenant.Principal, error) {
 	return o.Accounts.Find(ctx, accountName)
 }

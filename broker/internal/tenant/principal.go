@@ -16,15 +16,20 @@ type Principal struct {
 	Address string
 	// Instance is the ID of the calling machine; empty for a person.
 	Instance string
+	// Operator is set for commands on the broker's own machine.
+	Operator bool
 }
 
-// Actor is how the audit log names the caller: "user:NAME", "instance:ID", or "broker" for the broker's own work.
+// Actor is how the audit log names the caller: "user:NAME", "instance:ID", "operator" for commands on the broker's
+// machine, or "broker" for the broker's own work.
 func (p Principal) Actor() string {
 	switch {
 	case p.Instance != "":
 		return "instance:" + p.Instance
 	case p.UserName != "":
 		return "user:" + p.UserName
+	case p.Operator:
+		return "operator"
 	}
 	return "broker"
 }
