@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keyward/agent/internal/record"
 	"keyward/broker/api"
 	"keyward/nbdcrypt/blockdev"
 	"keyward/nbdcrypt/keymem"
@@ -76,23 +77,23 @@ func inspect(path, recordFile, keyFile string) (*inspection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the header of %s: %w", path, err)
 	}
-	r := &inspection{Disk: path, Size: dev.size, Record: api.VolumeRecord(header.Record()), SeqID: header.SeqID(),
+	r := &inspection{Disk: path, Size: dev.size, Record: record.OnWire(header.Record()), SeqID: header.SeqID(),
 		Recovered: header.Recovered, Damaged: header.Damaged}
 	var errs []error
 	if header.Recovered {
 		errs = append(errs, fmt.Errorf("the %s copy of the header is damaged; the agent repairs it when it opens the volume", header.Damaged))
 	}
-	record := header.Record()
+	want := header.Record()
 	if recordFile != "" {
-		if record, err = readRecord(recordFile); err != nil {
+		if want, err = readRecord(recordFile); err != nil {
 			return nil, err
 		}
-		err := header.Verify(record)
+		err := header.Verify(want)
 		r.Matches = ptr(err == nil)
 		errs = append(errs, err)
 	}
 	if keyFile != "" {
-		err := checkKey(header, record, keyFile)
+		err := checkKey(header, want, keyFile)
 		r.KeyFits = ptr(err == nil)
 		errs = append(errs, err)
 	}
@@ -115,10 +116,10 @@ func readRecord(path string) (luks2.Record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return luks2.Record{}, fmt.Errorf("read --record %s: %w", path, err)
 	}
-	return luks2.Record(r), nil
+	return record.OnDisk(r), nil
 }
 
-func checkKey(header *luks2.Header, record luks2.Record, path string) error {
+func checkKey(header *luks2.Header, want luks2.Record, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("read --volume-key-file: %w", err)
@@ -133,7 +134,7 @@ func checkKey(header *luks2.Header, record luks2.Record, path string) error {
 		return fmt.Errorf("read --volume-key-file: %w", err)
 	}
 	defer key.Wipe()
-	return header.VerifyKey(record, key)
+	return header.VerifyKey(want, key)
 }
 
 func printInspection(w io.Writer, r *inspection) error {

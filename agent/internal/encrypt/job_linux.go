@@ -12,6 +12,7 @@ import (
 	"keyward/agent/internal/attach"
 	"keyward/agent/internal/discover"
 	"keyward/agent/internal/mount"
+	"keyward/agent/internal/record"
 	"keyward/broker/api"
 	"keyward/nbdcrypt"
 	"keyward/nbdcrypt/blockdev"
@@ -125,16 +126,16 @@ func (j Job) write(ctx context.Context, disk *blockdev.File, key *keymem.Key, ma
 			return api.VolumeRecord{}, err
 		}
 	}
-	record, err := luks2.Format(disk, luks2.Params{Device: j.Device.ID, Account: j.Account, Broker: j.Broker, KeyBits: j.Device.KeyBits,
+	made, err := luks2.Format(disk, luks2.Params{Device: j.Device.ID, Account: j.Account, Broker: j.Broker, KeyBits: j.Device.KeyBits,
 		SectorSize: max(512, min(4096, sectorSize(disk))), Overwrite: true}, key)
 	if err != nil {
 		return api.VolumeRecord{}, err
 	}
 	j.Progress(PhaseHeader, 100)
-	if err := j.fileSystem(ctx, disk, record, key); err != nil {
+	if err := j.fileSystem(ctx, disk, made, key); err != nil {
 		return api.VolumeRecord{}, err
 	}
-	return api.VolumeRecord(record), nil
+	return record.OnWire(made), nil
 }
 
 // sectorSize is 4096 unless the device's size is not a whole number of them.

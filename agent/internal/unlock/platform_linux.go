@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"keyward/agent/internal/attach"
+	"keyward/agent/internal/record"
 	"keyward/agent/internal/script"
 	"keyward/agent/volume"
 	"keyward/broker/api"
@@ -76,7 +77,7 @@ func (p *Platform) open(ctx context.Context, disk string, g *volume.Grant) (*exp
 	if err := repair(dev, g, readOnly, p.o.Logger); err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
-	vol, err := nbdcrypt.Open(dev, luks2.Record(g.Volume), g.Key, nbdcrypt.Options{ReadOnly: readOnly})
+	vol, err := nbdcrypt.Open(dev, record.OnDisk(g.Volume), g.Key, nbdcrypt.Options{ReadOnly: readOnly})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open volume on %s: %w", disk, err), dev.Close())
 	}
@@ -94,8 +95,8 @@ func belongs(g *volume.Grant, account string) error {
 		return fmt.Errorf("the delivered volume record is of device %q, the key of device %q: refused", g.Volume.Device, g.Device.ID)
 	case g.Volume.Account != account:
 		return fmt.Errorf("the delivered volume record is of account %q, this machine of account %q: refused", g.Volume.Account, account)
-	case g.Volume.KeyBits/4 != g.Key.Len():
-		return fmt.Errorf("the delivered key has %d bytes, the volume record says %d: refused", g.Key.Len(), g.Volume.KeyBits/4)
+	case record.OnDisk(g.Volume).KeyLen() != g.Key.Len():
+		return fmt.Errorf("the delivered key has %d bytes, the volume record says %d: refused", g.Key.Len(), record.OnDisk(g.Volume).KeyLen())
 	}
 	return nil
 }
@@ -109,8 +110,8 @@ func repair(dev *blockdev.File, g *volume.Grant, readOnly bool, logger *slog.Log
 	if !header.Recovered || readOnly {
 		return nil
 	}
-	record := luks2.Record(g.Volume)
-	if err := errors.Join(header.Verify(record), header.VerifyKey(record, g.Key)); err != nil {
+	want := record.OnDisk(g.Volume)
+	if err := errors.Join(header.Verify(want), header.VerifyKey(want, g.Key)); err != nil {
 		return fmt.Errorf("verify the header of %s: %w", dev.Path(), err)
 	}
 	damaged := header.Damaged
