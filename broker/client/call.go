@@ -34,13 +34,16 @@ const (
 	pauseMax  = 5 * time.Second
 )
 
-// caller sends requests and repeats them while that is safe: every POST, PUT and DELETE carries an idempotency key that
+// caller sends requests and repeats them while that is safe. Every POST, PUT and DELETE carries an idempotency key that
 // stays the same over the attempts of one call.
 type caller struct {
 	base    *url.URL
 	http    *http.Client
 	agent   string
 	headers func(http.Header)
+	// writeOnce keeps writes from being repeated where the broker may have carried them out: the agents' interface stores
+	// answers by idempotency key, the people's interface does not.
+	writeOnce bool
 	// pause waits between attempts; tests replace it.
 	pause func(ctx context.Context, d time.Duration) error
 }
@@ -57,8 +60,11 @@ type call struct {
 
 func newCaller(base string, tlsConfig *tls.Config, proxy func(*http.Request) (*url.URL, error), userAgent string) (*caller, error) {
 	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return nil, fmt.Errorf("broker URL %q: want https://HOST[:PORT] without a user name", base)
+	if err != nil {
+		return nil, errors.New("broker URL: not readable; want https://HOST[:PORT]") // it may hold a password
+	}
+	if u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return nil, fmt.Errorf("broker URL %q: want https://HOST[:PORT] without a user name", u.Redacted())
 	}
 	if proxy == nil {
 		proxy = http.ProxyFromEnvironment
@@ -151,9 +157,10 @@ func (k *caller) once(ctx context.Context, c call, body []byte, key string) (ret
 	if k.headers != nil {
 		k.headers(req.Header)
 	}
+	maybeDone := k.writeOnce && c.method != http.MethodGet
 	res, err := k.http.Do(req)
 	if err != nil {
-		return retryable(err), 0, fmt.Errorf("reach the broker: %w", bare(err))
+		return retryable(err) && (!maybeDone || notSent(err)), 0, fmt.Errorf("reach the broker: %w", bare(err))
 	}
 	defer res.Body.Close()
 	if res.StatusCode >= 200 && res.StatusCode < 300 && c.raw != nil {
@@ -165,13 +172,14 @@ func (k *caller) once(ctx context.Context, c call, body []byte, key string) (ret
 	}
 	answer, err := io.ReadAll(io.LimitReader(res.Body, answerLimit+1))
 	if err != nil {
-		return true, 0, fmt.Errorf("read the answer: %w", err)
+		return !maybeDone, 0, fmt.Errorf("read the answer: %w", err)
 	}
 	if len(answer) > answerLimit {
 		return false, 0, fmt.Errorf("the answer is larger than %d bytes", answerLimit)
 	}
 	if res.StatusCode < 200 || res.StatusCode >= 300 {
-		return again(res.StatusCode), retryAfter(res), readProblem(res, answer)
+		retry := again(res.StatusCode) && (!maybeDone || refusedBefore(res.StatusCode))
+		return retry, retryAfter(res), readProblem(res, answer)
 	}
 	if c.out == nil {
 		return false, 0, nil
@@ -190,6 +198,17 @@ func again(status int) bool {
 		return true
 	}
 	return false
+}
+
+// refusedBefore says which of them mean that nothing was done.
+func refusedBefore(status int) bool {
+	return status == http.StatusTooManyRequests || status == http.StatusInsufficientStorage
+}
+
+// notSent says that the connection was never made.
+func notSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 func retryAfter(res *http.Response) time.Duration {

@@ -29,6 +29,7 @@ func NewPeople(base string, caPEM []byte) (*People, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.writeOnce = true
 	p := &People{call: c}
 	c.headers = func(h http.Header) {
 		if t := p.Token(); t != "" {

@@ -372,6 +372,43 @@ func TestTwoMachines_oneDevice(t *testing.T) {
 	})
 }
 
+// A disk that moved to a machine of another image is Unknown until a person says that it belongs there now.
+func TestAssignPolicy_takesADeviceThatMovedToItsNewMachine(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		b, c := o.machine("db1"), o.machine("db2")
+		d, key := b.encrypted("data")
+		b.publish()
+		c.publish(disk("data"))
+		a := c.ask(d.ID)
+		eq(t, "integrity", a.Integrity, api.IntegrityUnknownImgPolicy)
+		_, err := o.approver.Approve(t.Context(), a.ID, api.Decision{})
+		wantProblem(t, err, 409, "conflict")
+		got := must[api.KeyRequestDetail](t)(o.admin.AssignPolicy(t.Context(), a.ID, api.PolicyAssignment{PolicyID: d.PolicyID}))
+		eq(t, "integrity", got.Integrity, api.IntegrityUnknownNoRules)
+		if opened := a.approve().collect(); !bytes.Equal(opened, key) {
+			t.Fatal("another key")
+		}
+	})
+}
+
+func TestTwoMachines_mayShareADeviceToReadFrom(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		b, c := o.machine("db1"), o.machine("db2")
+		d, _ := b.encrypted("data")
+		d = must[api.Device](t)(o.admin.ConfigureDevice(t.Context(), d.ID, api.DeviceWrite{Name: "data", Access: api.AccessReadOnly, Version: d.Version}))
+		one := b.ask(d.ID).mounted()
+		c.publish(disk("data"))
+		two := c.ask(d.ID).mounted()
+		o.deviceIs(d.ID, api.DeviceInUse)
+		one.report(api.EventUnmounted)
+		o.deviceIs(d.ID, api.DeviceInUse) // mounted on the other one still
+		two.report(api.EventUnmounted)
+		o.deviceIs(d.ID, api.DeviceEncrypted)
+	})
+}
+
 func TestAssignPolicy_judgesAnUnknownRequest(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		ctx := t.Context()

@@ -288,6 +288,8 @@ func TestUnconfigure_destroysTheKeyForEver(t *testing.T) {
 		}
 		_, err = o.approver.Approve(ctx, pending.ID, api.Decision{})
 		wantProblem(t, err, 409, "conflict")
+		r.later(time.Second)
+		eq(t, "reason", pending.is(api.KeyExpired).Reason, "The device was unconfigured or deleted since the request.")
 		_, again := b.encrypted("data")
 		if bytes.Equal(key, again) {
 			t.Fatal("the destroyed key came back")

@@ -284,8 +284,9 @@ func appraise(t *store.Tenant, pol store.Policy, d store.Device, inst store.Inst
 	}
 	return policy.Appraise(policyset.View(pol), policy.Context{
 		Evidence: e, Observed: observed(inst, address, asked), DeviceInPolicy: d.PolicyID == pol.ID,
-		// A device that people assigned to an image belongs to machines of that image only.
-		ImageInPolicy: in > 0 && (d.ImageID == "" || d.ImageID == inst.ImageID),
+		// A device that is assigned to an image belongs to machines of that image only, unless it is one to read from:
+		// that may be shared, and Native machines have an image each.
+		ImageInPolicy: in > 0 && (d.ImageID == "" || d.ImageID == inst.ImageID || d.Access == api.AccessReadOnly),
 		Now:           t.Now(),
 	}), nil
 }

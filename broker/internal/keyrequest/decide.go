@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"keyward/broker/api"
+	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
@@ -118,7 +120,7 @@ func (s *Service) AssignPolicy(ctx context.Context, p tenant.Principal, id strin
 		if err := policyset.AddImage(t, p, inst.ImageID, pol.ID); err != nil {
 			return err
 		}
-		d, err := store.In[store.Device](t).Get(r.DeviceID)
+		d, err := s.remap(t, p, r.DeviceID, inst)
 		if err != nil {
 			return err
 		}
@@ -135,4 +137,22 @@ func (s *Service) AssignPolicy(ctx context.Context, p tenant.Principal, id strin
 			detail: map[string]string{"policy_name": pol.Name}})
 		return err
 	})
+}
+
+// remap gives a device that moved to a machine of another image to that image, where its status allows it.
+func (s *Service) remap(t *store.Tenant, p tenant.Principal, deviceID string, inst store.Instance) (store.Device, error) {
+	d, err := store.In[store.Device](t).Get(deviceID)
+	if errors.Is(err, store.ErrNotFound) {
+		return d, problem.NotFound("device")
+	}
+	if err != nil || d.ImageID == inst.ImageID || d.Access == api.AccessReadOnly || !inventory.Allowed(d.Status).CanRemapImage {
+		return d, err
+	}
+	from := d.ImageID
+	d.ImageID = inst.ImageID
+	if err := store.In[store.Device](t).Update(&d); err != nil {
+		return d, err
+	}
+	return d, auditlog.Append(t, auditlog.Entry{Category: auditlog.User, Event: "device.image-changed", Actor: p.Actor(), Subject: d.ID,
+		Detail: map[string]string{"name": d.Name, "from": from, "to": d.ImageID}})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"keyward/broker/api"
@@ -18,7 +20,11 @@ import (
 type due struct {
 	account, id string
 	event       Event // empty: the ID is that of a missing instance
+	reason      string
 }
+
+// textGone is what people read of a request whose device has lost its key.
+const textGone = "The device was unconfigured or deleted since the request."
 
 // Tick does what time does: leases that ended, approvals by time, revocations that are due or overdue, requests that
 // nobody collected or decided, machines that fell silent. It is called every second; each change is a transaction of its
@@ -61,8 +67,15 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	var out []due
 	for _, r := range requests {
 		if e := dueEvent(t.Now(), r); e != "" {
-			out = append(out, due{t.AccountID(), r.ID, e})
+			out = append(out, due{t.AccountID(), r.ID, e, reasons[e]})
 		}
+	}
+	gone, err := withoutVolume(t, requests)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range gone {
+		out = append(out, due{t.AccountID(), id, EventExpired, textGone})
 	}
 	instances, err := store.In[store.Instance](t).List(store.Eq("missing", false), store.NotNull("last_seen_at"),
 		store.Before("last_seen_at", t.Now().Add(-minSilence)))
@@ -70,15 +83,35 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 		return nil, err
 	}
 	for _, i := range instances {
-		gone, err := s.silent(t, i)
+		lost, err := s.silent(t, i)
 		if err != nil {
 			return nil, err
 		}
-		if gone {
+		if lost {
 			out = append(out, due{account: t.AccountID(), id: i.ID})
 		}
 	}
 	return out, nil
+}
+
+// withoutVolume lists the requests that wait for a key which is no more.
+func withoutVolume(t *store.Tenant, requests []store.KeyRequest) ([]string, error) {
+	waiting := map[string][]string{}
+	for _, r := range requests {
+		if r.Status == api.KeyPending || r.Status == api.KeyApproved {
+			waiting[r.DeviceID] = append(waiting[r.DeviceID], r.ID)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil, nil
+	}
+	devices, err := store.In[store.Device](t).List(store.OneOf("id", slices.Collect(maps.Keys(waiting))))
+	for _, d := range devices {
+		if d.Volume != nil {
+			delete(waiting, d.ID)
+		}
+	}
+	return slices.Concat(slices.Collect(maps.Values(waiting))...), err
 }
 
 // dueEvent is what time does to a request now; empty when nothing.
@@ -113,10 +146,17 @@ var reasons = map[Event]string{
 // fire looks again, within the transaction, whether the time has come.
 func (s *Service) fire(t *store.Tenant, f due) error {
 	r, err := store.In[store.KeyRequest](t).Get(f.id)
-	if err != nil || dueEvent(t.Now(), r) != f.event {
+	if err != nil {
 		return err
 	}
-	c := change{event: f.event, reason: reasons[f.event]}
+	if f.reason == textGone {
+		if ids, err := withoutVolume(t, []store.KeyRequest{r}); err != nil || len(ids) == 0 {
+			return err
+		}
+	} else if dueEvent(t.Now(), r) != f.event {
+		return nil
+	}
+	c := change{event: f.event, reason: f.reason}
 	if f.event == EventTimer {
 		decides, err := policyDecides(t, r)
 		if err != nil {
@@ -155,8 +195,8 @@ func (s *Service) missing(t *store.Tenant, id string) error {
 	if err != nil {
 		return err
 	}
-	gone, err := s.silent(t, i)
-	if err != nil || !gone {
+	lost, err := s.silent(t, i)
+	if err != nil || !lost {
 		return err
 	}
 	i.Missing = true
