@@ -118,6 +118,13 @@ func TestDevices_keepTheContract(t *testing.T) {
 		"Volatile": func() Device { return NewVolatile(NewMemory(1 << 20)) },
 		"Delay":    func() Device { return NewDelay(NewMemory(1<<20), Delays{}) },
 		"Stats":    func() Device { return NewStats(newFile(t, 1<<20), nil) },
+		"Stripe": func() Device {
+			s, err := NewStripe([]Member{{newFile(t, 1<<19), "a"}, {NewMemory(1<<19 + 4095), "b"}}, 4096)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
