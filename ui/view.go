@@ -139,8 +139,6 @@ type Pair struct {
 type Tab struct {
 	Title, URL string
 	Current    bool
-	Count      int64
-	HasCount   bool
 }
 
 // Button is a link or a submit button that starts an action.
@@ -172,6 +170,4 @@ type Empty struct {
 type Chip struct {
 	Text, URL string
 	Current   bool
-	Count     int64
-	HasCount  bool
 }

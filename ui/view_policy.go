@@ -39,7 +39,6 @@ type PolicyPage struct {
 	Actions  []Field
 	NoRules  bool
 	Back     Link
-	Errors   []string
 }
 
 // Picker chooses members of a policy.

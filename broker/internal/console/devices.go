@@ -95,7 +95,9 @@ func deviceURL(d api.Device) string {
 
 func allowedOn(d api.Device) inventory.Actions {
 	if isRAID(d) {
-		return inventory.AllowedRAID(d.Status)
+		a := inventory.AllowedRAID(d.Status)
+		a.CanEncrypt, a.CanCancel = false, false // no job encrypts a set in this release
+		return a
 	}
 	return inventory.Allowed(d.Status)
 }
@@ -139,7 +141,7 @@ func (v *visit) deviceActions() []ui.DeviceAction {
 }
 
 // chosen reads the devices named by ?id= (or the form's id) and parts them by whether the action is possible.
-func (v *visit) chosen(ids []string, can func(api.Device) bool, why string) (possible []api.Device, refused []ui.Pair, err error) {
+func (v *visit) chosen(ids []string, can func(api.Device) bool, why func(api.Device) string) (possible []api.Device, refused []ui.Pair, err error) {
 	for _, id := range ids {
 		d, err := v.Inventory.Device(v.ctx, v.p, id)
 		if err != nil {
@@ -148,7 +150,7 @@ func (v *visit) chosen(ids []string, can func(api.Device) bool, why string) (pos
 		if can(d) {
 			possible = append(possible, d)
 		} else {
-			refused = append(refused, ui.Pair{Label: d.Name, Value: "It is " + string(d.Status) + ". " + why})
+			refused = append(refused, ui.Pair{Label: d.Name, Value: "It is " + string(d.Status) + ". " + why(d)})
 		}
 	}
 	slices.SortFunc(possible, func(a, b api.Device) int { return strings.Compare(a.Name, b.Name) })

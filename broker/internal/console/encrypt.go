@@ -41,7 +41,7 @@ func (v *visit) encryptPage(ids []string) (ui.FormPage, error) {
 		Warning: "Encryption destroys everything that the device holds now. There is no way back.",
 		Submit:  "Encrypt", Danger: true, Cancel: "/inventory/devices",
 	}
-	devices, refused, err := v.chosen(ids, func(d api.Device) bool { return allowedOn(d).CanEncrypt }, "Only a configured device can be encrypted.")
+	devices, refused, err := v.chosen(ids, func(d api.Device) bool { return allowedOn(d).CanEncrypt }, notEncryptable)
 	if err != nil {
 		return page, err
 	}
@@ -60,7 +60,14 @@ func (v *visit) encryptPage(ids []string) (ui.FormPage, error) {
 	return page, nil
 }
 
-func isEmpty(d api.Device) bool { return d.Contents == "empty" || isRAID(d) && d.Contents == "" }
+func notEncryptable(d api.Device) string {
+	if isRAID(d) {
+		return "This release does not encrypt RAID sets."
+	}
+	return "Only a configured device can be encrypted."
+}
+
+func isEmpty(d api.Device) bool { return d.Contents == "empty" }
 
 func contents(d api.Device) string {
 	if d.Contents == "" {
@@ -133,7 +140,9 @@ func askDeleteDevices(v *visit) error {
 		return err
 	}
 	devices, refused, err := v.chosen(ids, func(d api.Device) bool { return allowedOn(d).CanDelete },
-		"Only a device that no inventory lists any more (Undetected), or a RAID set that is Not configured or misses a device, can be deleted.")
+		func(api.Device) string {
+			return "Only a device that no inventory lists any more (Undetected), or a RAID set that is Not configured or misses a device, can be deleted."
+		})
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,9 @@ func (v *visit) exportPage(ids []string) (ui.FormPage, error) {
 		},
 		Submit: "Export", Cancel: "/inventory/devices", Download: true,
 	}
-	devices, refused, err := v.chosen(ids, func(d api.Device) bool { return allowedOn(d).CanExport }, "Only a device that is Encrypted or In-use has a key to export.")
+	devices, refused, err := v.chosen(ids, func(d api.Device) bool { return allowedOn(d).CanExport }, func(api.Device) string {
+		return "Only a device that is Encrypted or In-use has a key to export."
+	})
 	if err != nil {
 		return page, err
 	}

@@ -40,7 +40,8 @@ func (v *visit) frame(title, intro string, crumbs ...ui.Link) ui.Frame {
 	return f
 }
 
-// menu is the main menu; an entry appears for those who may open it.
+// menu is the main menu; an entry appears for those who may open it. Only pages that exist have one: Reports, archived
+// logs, notifications and the licence get theirs with their pages.
 var menu = []struct {
 	group, icon string
 	items       []menuItem

@@ -12,7 +12,7 @@ import (
 )
 
 const raidHelp = "The size of a RAID 0 set is its smallest member times the number of members. The set is encrypted as a whole, " +
-	"each member under a key of its own. On Windows a simple or striped dynamic disk holds at most 2 TiB a disk, 64 TiB and 32 disks a volume."
+	"each member under a key of its own; this release can define sets but not encrypt them yet. On Windows a simple or striped dynamic disk holds at most 2 TiB a disk, 64 TiB and 32 disks a volume."
 
 func newRAIDSet(v *visit) error {
 	page, err := v.raidPage(api.Device{Platform: "linux", FileSystem: "ext4", KeyBits: 256, Status: api.DeviceNotConfigured, MemberIDs: []string{}})
@@ -38,7 +38,7 @@ func showRAIDSet(v *visit) error {
 }
 
 func (v *visit) raidPage(d api.Device) (ui.RAIDSetPage, error) {
-	a := inventory.AllowedRAID(d.Status)
+	a := allowedOn(d)
 	write := v.may(rbac.RAIDSetsWrite) && (d.ID == "" || a.CanEditKeyBits)
 	page := ui.RAIDSetPage{
 		Action: "/inventory/raid-sets/new", Version: d.Version, CanWrite: write, Help: raidHelp, Submit: "Save",
