@@ -330,6 +330,8 @@ func TestFilters(t *testing.T) {
 			"like a plain percent":  {[]store.Filter{store.Like("display_name", "%")}, "1"},
 			"like a plain line":     {[]store.Filter{store.Like("display_name", "_")}, "0"},
 			"like a plain stroke":   {[]store.Filter{store.Like("display_name", `\`)}, "2"},
+			"at least":              {[]store.Filter{store.AtLeast("failed_log_ons", 2)}, "23"},
+			"at most":               {[]store.Filter{store.AtMost("failed_log_ons", 2)}, "012"},
 			"ascending":             {[]store.Filter{store.Asc("display_name")}, "1032"},
 			"descending, two":       {[]store.Filter{store.Desc("failed_log_ons"), store.Limit(2)}, "32"},
 			"second page":           {[]store.Filter{store.Asc("name"), store.Limit(2), store.Offset(2)}, "23"},
