@@ -20,7 +20,7 @@ type FileOptions struct {
 // File is a Device over a regular file (a disk image) or a block device node.
 //
 // A block device is opened exclusively (the kernel refuses while it is mounted or claimed), and either kind is locked
-// with flock, so that two agents never write one volume. A File that once failed to Sync fails every later Sync: the
+// with an OFD lock, so that two agents never write one volume. A File that once failed to Sync fails every later Sync: the
 // kernel reports a lost page only once, and a later "success" would hide that acknowledged data is gone.
 type File struct {
 	f         *os.File

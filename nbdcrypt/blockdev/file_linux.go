@@ -41,13 +41,15 @@ func control(f *os.File, do func(fd int) error) error {
 	return inner
 }
 
+// lockFile takes an open-file-description lock over the whole file. It is not flock: cryptsetup waits for a flock on the
+// image of a volume that it is asked about, and would hang for as long as an agent has the volume open.
 func lockFile(f *os.File, shared bool) error {
-	how := unix.LOCK_EX
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	if shared {
-		how = unix.LOCK_SH
+		lock.Type = unix.F_RDLCK
 	}
-	err := control(f, func(fd int) error { return unix.Flock(fd, how|unix.LOCK_NB) })
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	err := control(f, func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lock) })
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("lock it: %w: another process has it open as a volume; close that first", err)
 	}
 	return err
