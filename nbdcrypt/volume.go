@@ -1,6 +1,6 @@
 // Package nbdcrypt is the data plane: a Volume is a block device whose sectors are encrypted on the device below.
 //
-// The sub-packages are the cipher (xts), the header (luks2), the devices (blockdev), secrets in memory (keymem) and the
+// The sub-packages are the ciphers (xts, essiv), the header (luks2), the devices (blockdev), secrets in memory (keymem) and the
 // network export (nbd). The package imports nothing else of Keyward.
 package nbdcrypt
 
@@ -10,12 +10,15 @@ import (
 	"sync"
 
 	"keyward/nbdcrypt/blockdev"
+	"keyward/nbdcrypt/essiv"
+	"keyward/nbdcrypt/internal/sector"
 	"keyward/nbdcrypt/keymem"
 	"keyward/nbdcrypt/luks2"
 	"keyward/nbdcrypt/xts"
 )
 
-// tweakUnit is the unit in which the plain64 tweak counts, whatever the sector size (dm-crypt without iv_large_sectors).
+// tweakUnit is the unit in which plain64 and essiv count sectors, whatever the sector size (dm-crypt without
+// iv_large_sectors).
 const tweakUnit = 512
 
 // Options say how a volume is opened.
@@ -36,7 +39,7 @@ type Volume struct {
 	gate  *gate
 	locks rangeLock
 	// cipher is nil while suspended. Written only when nobody is inside the gate.
-	cipher *xts.Cipher
+	cipher *sector.Cipher
 }
 
 var (
@@ -47,8 +50,20 @@ var (
 	_ blockdev.Discarder   = (*Volume)(nil)
 )
 
-// selfTest proves the cipher once per process, before the first volume is opened.
-var selfTest = sync.OnceValue(xts.SelfTest)
+// selfTest proves the ciphers once per process, before the first volume is opened.
+var selfTest = sync.OnceValue(func() error { return errors.Join(xts.SelfTest(), essiv.SelfTest()) })
+
+// newCipher expands the key for the record's cipher. What the header on the disk says was compared with the record and
+// has no say here.
+func newCipher(rec luks2.Record, key *keymem.Key) (*sector.Cipher, error) {
+	switch rec.Cipher {
+	case luks2.CipherXTS:
+		return xts.New(key.Bytes())
+	case luks2.CipherESSIV:
+		return essiv.New(key.Bytes())
+	}
+	return nil, fmt.Errorf("cipher %.64q of the broker's record is unknown to this program; use a newer one", rec.Cipher)
+}
 
 // Open verifies the header on dev against the broker's record and the key, and refuses on any mismatch: see the errors
 // of luks2. On success the Volume owns dev, which Close closes, and has consumed key, which is wiped. On error both stay
@@ -80,7 +95,7 @@ func (v *Volume) unlock(key *keymem.Key) error {
 		return fmt.Errorf("the device has %d bytes, the volume needs %d: it was cut short; restore its size before opening it",
 			v.dev.Size(), v.rec.DataOffset+v.rec.DataSize)
 	}
-	cipher, err := xts.New(key.Bytes())
+	cipher, err := newCipher(v.rec, key)
 	if err != nil {
 		return err
 	}
@@ -107,13 +122,13 @@ func (v *Volume) Status() string { return v.gate.status() }
 // Protection says what kind of memory holds the key (as keymem.Key.Protection), and Kernel which code encrypts. Both
 // are empty while there is no key.
 func (v *Volume) Protection() string {
-	return v.describe((*xts.Cipher).Protection)
+	return v.describe((*sector.Cipher).Protection)
 }
 
-// Kernel is the name of the XTS implementation in use, empty while there is no key.
-func (v *Volume) Kernel() string { return v.describe((*xts.Cipher).Kernel) }
+// Kernel is the name of the implementation of the cipher in use, empty while there is no key.
+func (v *Volume) Kernel() string { return v.describe((*sector.Cipher).Kernel) }
 
-func (v *Volume) describe(of func(*xts.Cipher) string) string {
+func (v *Volume) describe(of func(*sector.Cipher) string) string {
 	v.gate.mu.Lock()
 	defer v.gate.mu.Unlock()
 	if v.gate.state != StatusOpen || v.cipher == nil {

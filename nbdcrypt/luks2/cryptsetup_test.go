@@ -31,7 +31,7 @@ func newImage(t *testing.T, p Params) image {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	key := testKey(t, p.KeyBits, 1)
+	key := keyOf(t, keyLen(p.Cipher, p.KeyBits), 1)
 	if i.rec, err = Format(dev, p, key); err != nil {
 		t.Fatal(err)
 	}
@@ -71,50 +71,61 @@ func mustCryptsetup(t *testing.T, stdin string, args ...string) string {
 func (i image) testKey(t *testing.T, keyFile string) error {
 	t.Helper()
 	_, err := cryptsetup(t, "", "open", "--test-passphrase", "--volume-key-file", keyFile,
-		"--key-size", fmt.Sprint(2*i.rec.KeyBits), i.path)
+		"--key-size", fmt.Sprint(8*i.rec.KeyLen()), i.path)
 	return err
 }
 
 func TestCryptsetup_acceptsTheVolumeAndOnlyItsKey(t *testing.T) {
 	t.Parallel()
-	for _, bits := range []int{128, 192, 256} {
-		for _, sector := range []int{512, 4096} {
-			p := testParams()
-			p.KeyBits, p.SectorSize = bits, sector
-			i := newImage(t, p)
-			mustCryptsetup(t, "", "isLuks", "--type", "luks2", i.path)
-			dump := mustCryptsetup(t, "", "luksDump", i.path)
-			for _, want := range []string{
-				i.rec.UUID, "aes-xts-plain64", "offset: 16777216 [bytes]", "length: (whole device)", "keyward",
-				fmt.Sprintf("sector: %d [bytes]", sector), "Hash:       sha256",
-			} {
-				if !strings.Contains(dump, want) {
-					t.Errorf("luksDump does not say %q:\n%s", want, dump)
-				}
-			}
-			if got := strings.TrimSpace(mustCryptsetup(t, "", "luksUUID", i.path)); got != i.rec.UUID {
-				t.Errorf("luksUUID says %s", got)
-			}
-			if token := mustCryptsetup(t, "", "token", "export", "--token-id", "0", i.path); !strings.Contains(token, p.Broker) &&
-				!strings.Contains(strings.ReplaceAll(token, `\/`, "/"), p.Broker) {
-				t.Errorf("token export: %s", token)
-			}
-			if err := i.testKey(t, i.keyFile); err != nil {
-				t.Errorf("%d bits, %d-byte sectors: the right key is refused: %v", bits, sector, err)
-			}
-			wrong, err := os.ReadFile(i.keyFile)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wrong[0] ^= 1
-			wrongFile := filepath.Join(filepath.Dir(i.path), "wrong")
-			if err := os.WriteFile(wrongFile, wrong, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if i.testKey(t, wrongFile) == nil {
-				t.Errorf("%d bits: a key with one bit changed is accepted", bits)
+	for _, cipher := range []string{CipherXTS, CipherESSIV} {
+		for _, bits := range []int{128, 192, 256} {
+			for _, sector := range []int{512, 4096} {
+				p := testParams()
+				p.Cipher, p.KeyBits, p.SectorSize = cipher, bits, sector
+				acceptedByCryptsetup(t, p)
 			}
 		}
+	}
+	// A member of a stripe is a volume like any other.
+	p := testParams()
+	p.RAID = &RAIDMember{testSet, 1, 2, 65536}
+	acceptedByCryptsetup(t, p)
+}
+
+func acceptedByCryptsetup(t *testing.T, p Params) {
+	t.Helper()
+	i := newImage(t, p)
+	mustCryptsetup(t, "", "isLuks", "--type", "luks2", i.path)
+	dump := mustCryptsetup(t, "", "luksDump", i.path)
+	for _, want := range []string{
+		i.rec.UUID, i.rec.Cipher, "offset: 16777216 [bytes]", "length: (whole device)", "keyward",
+		fmt.Sprintf("sector: %d [bytes]", p.SectorSize), "Hash:       sha256",
+	} {
+		if !strings.Contains(dump, want) {
+			t.Errorf("luksDump does not say %q:\n%s", want, dump)
+		}
+	}
+	if got := strings.TrimSpace(mustCryptsetup(t, "", "luksUUID", i.path)); got != i.rec.UUID {
+		t.Errorf("luksUUID says %s", got)
+	}
+	if token := mustCryptsetup(t, "", "token", "export", "--token-id", "0", i.path); !strings.Contains(token, p.Broker) &&
+		!strings.Contains(strings.ReplaceAll(token, `\/`, "/"), p.Broker) {
+		t.Errorf("token export: %s", token)
+	}
+	if err := i.testKey(t, i.keyFile); err != nil {
+		t.Errorf("%s, AES-%d, %d-byte sectors: the right key is refused: %v", i.rec.Cipher, p.KeyBits, p.SectorSize, err)
+	}
+	wrong, err := os.ReadFile(i.keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong[0] ^= 1
+	wrongFile := filepath.Join(filepath.Dir(i.path), "wrong")
+	if err := os.WriteFile(wrongFile, wrong, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if i.testKey(t, wrongFile) == nil {
+		t.Errorf("%s, AES-%d: a key with one bit changed is accepted", i.rec.Cipher, p.KeyBits)
 	}
 }
 

@@ -20,13 +20,17 @@ import (
 type Params struct {
 	// Device, Account and Broker go into the token: 1 to 255 printable ASCII characters, no quotes.
 	Device, Account, Broker string
-	// KeyBits is the AES key size, 128, 192 or 256; the volume key is KeyBits/4 bytes long.
+	// Cipher is CipherXTS or CipherESSIV; empty means CipherXTS.
+	Cipher string
+	// KeyBits is the AES key size, 128, 192 or 256; the volume key is KeyBits/4 bytes long for XTS, KeyBits/8 for ESSIV.
 	KeyBits int
 	// SectorSize is 512 or 4096; 0 means 4096.
 	SectorSize int
 	// Epoch is the number of this header among those of the device; 0 means 1. Re-encrypting a device raises it, so
 	// that its older headers are refused.
 	Epoch uint64
+	// RAID is the volume's place in a stripe; nil for a volume that stands alone.
+	RAID *RAIDMember
 	// Overwrite is the explicit word that what the device holds may be destroyed.
 	Overwrite bool
 }
@@ -88,12 +92,19 @@ func plan(dev blockdev.Device, p Params, key *keymem.Key) (Record, error) {
 	if p.Epoch == 0 {
 		p.Epoch = 1
 	}
+	if p.Cipher == "" {
+		p.Cipher = CipherXTS
+	}
 	rec := Record{
-		UUID: uuid.NewString(), Cipher: CipherXTS, KeyBits: p.KeyBits, SectorSize: p.SectorSize,
+		UUID: uuid.NewString(), Cipher: p.Cipher, KeyBits: p.KeyBits, SectorSize: p.SectorSize,
 		DataOffset: DataOffset, DataSize: dev.Size() - DataOffset,
 		DigestSalt: make([]byte, digestLen), Digest: make([]byte, digestLen), DigestIterations: digestIterations,
 		Epoch: p.Epoch, HeaderHash: make([]byte, digestLen),
 		Broker: p.Broker, Account: p.Account, Device: p.Device,
+	}
+	if p.RAID != nil {
+		place := *p.RAID // the record outlives the caller's
+		rec.RAID = &place
 	}
 	rand.Read(rec.DigestSalt)
 	if rec.DataSize <= 0 {
@@ -106,7 +117,7 @@ func plan(dev blockdev.Device, p Params, key *keymem.Key) (Record, error) {
 		return rec, err
 	}
 	if key.Len() != rec.KeyLen() {
-		return rec, badField("key", "%d bytes; AES-%d in XTS needs %d", key.Len(), rec.KeyBits, rec.KeyLen())
+		return rec, badField("key", "%d bytes; %s with AES-%d needs %d", key.Len(), rec.Cipher, rec.KeyBits, rec.KeyLen())
 	}
 	return rec, nil
 }
@@ -124,6 +135,7 @@ func compose(rec Record, key *keymem.Key) (*Header, error) {
 		Token: tokenContent{
 			Type: TokenType, Version: formatVersion, Broker: rec.Broker, Account: rec.Account, Device: rec.Device,
 			Epoch: strconv.FormatUint(rec.Epoch, 10), KeyBits: rec.KeyBits, DataSize: strconv.FormatInt(rec.DataSize, 10),
+			raidContent: rec.RAID.content(),
 		},
 		JSONSize: strconv.Itoa(jsonSize),
 	}
@@ -139,13 +151,17 @@ func compose(rec Record, key *keymem.Key) (*Header, error) {
 func (c content) luksJSON() ([]byte, error) {
 	b64 := base64.StdEncoding.EncodeToString
 	type object = map[string]any
+	token := object{
+		"type": c.Token.Type, "keyslots": []string{}, "version": c.Token.Version, "broker": c.Token.Broker,
+		"account": c.Token.Account, "device": c.Token.Device, "epoch": c.Token.Epoch, "key_bits": c.Token.KeyBits,
+		"data_size": c.Token.DataSize, "hmac": b64(c.Token.HMAC),
+	}
+	if r := c.Token.raidContent; r != nil {
+		token["raid_set"], token["raid_index"], token["raid_count"], token["raid_chunk"] = r.Set, r.Index, r.Count, r.Chunk
+	}
 	return json.Marshal(object{
 		"keyslots": object{},
-		"tokens": object{"0": object{
-			"type": c.Token.Type, "keyslots": []string{}, "version": c.Token.Version, "broker": c.Token.Broker,
-			"account": c.Token.Account, "device": c.Token.Device, "epoch": c.Token.Epoch, "key_bits": c.Token.KeyBits,
-			"data_size": c.Token.DataSize, "hmac": b64(c.Token.HMAC),
-		}},
+		"tokens":   object{"0": token},
 		"segments": object{"0": c.Segment},
 		"digests": object{"0": object{
 			"type": c.Digest.Type, "keyslots": []string{}, "segments": c.Digest.Segments, "hash": c.Digest.Hash,

@@ -13,10 +13,17 @@ import (
 
 func TestFormat_whatIsWrittenReadsBackAndVerifies(t *testing.T) {
 	t.Parallel()
-	for _, bits := range []int{128, 192, 256} {
+	for _, c := range []struct {
+		cipher       string
+		bits, keyLen int
+	}{
+		{"aes-xts-plain64", 128, 32}, {"aes-xts-plain64", 192, 48}, {"aes-xts-plain64", 256, 64},
+		{"aes-cbc-essiv:sha256", 128, 16}, {"aes-cbc-essiv:sha256", 192, 24}, {"aes-cbc-essiv:sha256", 256, 32},
+	} {
+		bits := c.bits
 		for _, sector := range []int{512, 4096} {
 			p := testParams()
-			p.KeyBits, p.SectorSize, p.Epoch = bits, sector, 7
+			p.Cipher, p.KeyBits, p.SectorSize, p.Epoch = c.cipher, bits, sector, 7
 			dev, rec, key := formatted(t, p, uint64(bits+sector))
 			h := mustRead(t, dev)
 			if h.Recovered || h.Damaged != "" || h.Keyslots != 0 || h.SeqID() != 1 {
@@ -32,14 +39,26 @@ func TestFormat_whatIsWrittenReadsBackAndVerifies(t *testing.T) {
 				t.Error(err)
 			}
 			want := Record{
-				UUID: rec.UUID, Cipher: "aes-xts-plain64", KeyBits: bits, SectorSize: sector, DataOffset: 16 << 20, DataSize: 1 << 20,
+				UUID: rec.UUID, Cipher: c.cipher, KeyBits: bits, SectorSize: sector, DataOffset: 16 << 20, DataSize: 1 << 20,
 				DigestSalt: rec.DigestSalt, Digest: rec.Digest, DigestIterations: 1000, Epoch: 7, HeaderHash: rec.HeaderHash,
 				Broker: p.Broker, Account: p.Account, Device: p.Device,
 			}
 			if !reflect.DeepEqual(rec, want) {
 				t.Errorf("record is %+v", rec)
 			}
+			if rec.KeyLen() != c.keyLen || key.Len() != c.keyLen {
+				t.Errorf("%s, AES-%d: the key has %d bytes, the record says %d", c.cipher, bits, key.Len(), rec.KeyLen())
+			}
 		}
+	}
+}
+
+// The default is what volumes got before there was a choice.
+func TestFormat_xtsUnlessAsked(t *testing.T) {
+	t.Parallel()
+	p := testParams()
+	if _, rec, _ := formatted(t, p, 1); p.Cipher != "" || rec.Cipher != CipherXTS {
+		t.Errorf("cipher %s", rec.Cipher)
 	}
 }
 
@@ -85,6 +104,9 @@ func TestFormat_refusesAndLeavesTheDiskAlone(t *testing.T) {
 		"long broker":                       {field: "broker", change: func(p *Params) { p.Broker = strings.Repeat("x", 256) }},
 		"absurd epoch":                      {field: "epoch", change: func(p *Params) { p.Epoch = 1 << 63 }},
 		"key of another size":               {field: "key", bits: 128},
+		"key of the other cipher":           {field: "key", change: func(p *Params) { p.Cipher = CipherESSIV }},
+		"null cipher":                       {field: "cipher", change: func(p *Params) { p.Cipher = "cipher_null-ecb" }},
+		"CBC with another IV":               {field: "cipher", change: func(p *Params) { p.Cipher = "aes-cbc-plain64" }},
 		"no room for data":                  {field: "data_size", size: DataOffset},
 		"empty device":                      {field: "data_size", size: -1},
 		"4096-byte sectors that do not fit": {field: "sector_size", size: DataOffset + 4096 + 512},

@@ -68,7 +68,9 @@ type tokenContent struct {
 	Epoch    string `json:"epoch"`
 	KeyBits  int    `json:"key_bits"`
 	DataSize string `json:"data_size"`
-	HMAC     []byte `json:"hmac,omitempty"`
+	// Nil, and then none of its fields is there, for a volume that stands alone.
+	*raidContent
+	HMAC []byte `json:"hmac,omitempty"`
 }
 
 // canonical is the text that is hashed, or, without the HMAC, the text that the HMAC covers.
@@ -99,7 +101,7 @@ func (h *Header) Record() Record {
 		DataOffset: int64(number(c.Segment.Offset)), DataSize: int64(number(c.Token.DataSize)),
 		DigestSalt: bytes.Clone(c.Digest.Salt), Digest: bytes.Clone(c.Digest.Digest), DigestIterations: c.Digest.Iterations,
 		Epoch: number(c.Token.Epoch), HeaderHash: h.Hash(),
-		Broker: c.Token.Broker, Account: c.Token.Account, Device: c.Token.Device,
+		Broker: c.Token.Broker, Account: c.Token.Account, Device: c.Token.Device, RAID: c.Token.raidContent.member(),
 	}
 }
 
@@ -154,11 +156,13 @@ func (h *Header) parseToken(tokens node) error {
 		return fmt.Errorf("%w: %w", ErrForeign, badField("tokens", "none of type %q", TokenType))
 	}
 	t := tokens.object(ours)
-	t.only("type", "keyslots", "version", "broker", "account", "device", "epoch", "key_bits", "data_size", "hmac")
+	t.only(append([]string{"type", "keyslots", "version", "broker", "account", "device", "epoch", "key_bits", "data_size", "hmac"},
+		raidFields...)...)
 	t.strings("keyslots")
 	h.content.Token = tokenContent{
 		Type: TokenType, Version: t.integer("version"), Broker: t.text("broker"), Account: t.text("account"), Device: t.text("device"),
 		Epoch: t.text("epoch"), KeyBits: t.integer("key_bits"), DataSize: t.text("data_size"), HMAC: t.bytes("hmac", digestLen),
+		raidContent: parseRAID(t),
 	}
 	if v := h.content.Token.Version; v != formatVersion {
 		t.fail("version", "%d; this program reads version %d, use a newer one", v, formatVersion)
@@ -173,7 +177,9 @@ func (h *Header) parseSegment(segments node) {
 	s := segments.object("0")
 	s.only("type", "offset", "size", "iv_tweak", "encryption", "sector_size")
 	s.want("type", "crypt")
-	s.want("encryption", CipherXTS)
+	if cipher := s.text("encryption"); cipher != CipherXTS && cipher != CipherESSIV {
+		s.fail("encryption", "%.64q; only %q and %q are accepted", cipher, CipherXTS, CipherESSIV)
+	}
 	s.want("size", "dynamic")
 	s.want("iv_tweak", "0")
 	s.size("offset")
@@ -215,8 +221,8 @@ func (h *Header) parseKeyslots(keyslots node, inDigest []string) {
 	for _, name := range sortedNames(keyslots.fields) {
 		slot := keyslots.object(name)
 		slot.want("type", "luks2")
-		if n := slot.integer("key_size"); n != h.content.Token.KeyBits/4 {
-			slot.fail("key_size", "%d; the volume key has %d bytes", n, h.content.Token.KeyBits/4)
+		if n, want := slot.integer("key_size"), keyLen(h.content.Segment.Encryption, h.content.Token.KeyBits); n != want {
+			slot.fail("key_size", "%d; the volume key has %d bytes", n, want)
 		}
 		a := slot.object("area")
 		from, size := a.size("offset"), a.size("size")

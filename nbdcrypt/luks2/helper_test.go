@@ -18,11 +18,17 @@ func testParams() Params {
 	}
 }
 
-// testKey is a volume key for KeyBits that depends on seed.
+// testKey is a volume key for XTS that depends on seed.
 func testKey(t testing.TB, bits int, seed uint64) *keymem.Key {
 	t.Helper()
+	return keyOf(t, bits/4, seed)
+}
+
+// keyOf is a volume key of n bytes that depends on seed.
+func keyOf(t testing.TB, n int, seed uint64) *keymem.Key {
+	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
-	raw := make([]byte, bits/4)
+	raw := make([]byte, n)
 	for i := range raw {
 		raw[i] = byte(r.Uint32())
 	}
@@ -37,7 +43,7 @@ func testKey(t testing.TB, bits int, seed uint64) *keymem.Key {
 // formatted is a memory device with a fresh volume.
 func formatted(t testing.TB, p Params, seed uint64) (*blockdev.Memory, Record, *keymem.Key) {
 	t.Helper()
-	dev, key := blockdev.NewMemory(testSize), testKey(t, p.KeyBits, seed)
+	dev, key := blockdev.NewMemory(testSize), keyOf(t, keyLen(p.Cipher, p.KeyBits), seed)
 	rec, err := Format(dev, p, key)
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,11 @@ const (
 	DataOffset = 16 << 20
 	// MaxDataSize is 2^44 AES blocks, the most that IEEE 1619-2025 lets one XTS key cover (2^36, 1 TiB, is advised).
 	MaxDataSize = 256 << 40
-	// CipherXTS is the only cipher of format version 1.
+	// CipherXTS is the cipher of new volumes. The volume key is two AES keys.
 	CipherXTS = "aes-xts-plain64"
+	// CipherESSIV is the mode of the product that Keyward succeeds, for volumes that must keep it. The volume key is one
+	// AES key.
+	CipherESSIV = "aes-cbc-essiv:sha256"
 
 	binarySize     = 4096
 	jsonSize       = HeaderSize - binarySize
@@ -77,13 +80,13 @@ func (e *MismatchError) Error() string {
 }
 
 // Record is what the broker keeps about a volume; it decides how the volume is opened. It holds no secret: the digest
-// is a PBKDF2 of a key with at least 256 random bits.
+// is a PBKDF2 of a key with at least 128 random bits.
 type Record struct {
 	// UUID of the header.
 	UUID string `json:"uuid"`
-	// Cipher is CipherXTS.
+	// Cipher is CipherXTS or CipherESSIV.
 	Cipher string `json:"cipher"`
-	// KeyBits is the AES key size, 128, 192 or 256. The volume key is two such keys.
+	// KeyBits is the AES key size, 128, 192 or 256. KeyLen says how many such keys the volume key is.
 	KeyBits int `json:"key_bits"`
 	// SectorSize is the encryption unit in bytes, 512 or 4096.
 	SectorSize int `json:"sector_size"`
@@ -103,10 +106,20 @@ type Record struct {
 	Broker  string `json:"broker"`
 	Account string `json:"account"`
 	Device  string `json:"device"`
+	// RAID is the volume's place in a stripe, nil for a volume that stands alone.
+	RAID *RAIDMember `json:"raid,omitempty"`
 }
 
 // KeyLen is the length of the volume key in bytes.
-func (r Record) KeyLen() int { return r.KeyBits / 4 }
+func (r Record) KeyLen() int { return keyLen(r.Cipher, r.KeyBits) }
+
+// keyLen is the length of a volume key in bytes: XTS takes two AES keys.
+func keyLen(cipher string, bits int) int {
+	if cipher == CipherESSIV {
+		return bits / 8
+	}
+	return bits / 4
+}
 
 // Validate returns nil if a volume may be opened by the record, and else a FieldError. Every header that was parsed
 // went through the same checks.
@@ -114,8 +127,8 @@ func (r Record) Validate() error {
 	if _, err := uuid.Parse(r.UUID); err != nil || len(r.UUID) != 36 {
 		return badField("uuid", "%.64q is no UUID", r.UUID)
 	}
-	if r.Cipher != CipherXTS {
-		return badField("cipher", "%.64q; only %s is accepted", r.Cipher, CipherXTS)
+	if r.Cipher != CipherXTS && r.Cipher != CipherESSIV {
+		return badField("cipher", "%.64q; only %s and %s are accepted", r.Cipher, CipherXTS, CipherESSIV)
 	}
 	switch r.KeyBits {
 	case 128, 192, 256:
@@ -151,7 +164,7 @@ func (r Record) Validate() error {
 			return err
 		}
 	}
-	return nil
+	return r.RAID.validate(r.DataSize)
 }
 
 // maxID is the longest identifier in bytes; three of them and the rest fit the JSON area many times.

@@ -17,6 +17,11 @@ func (h *Header) Verify(rec Record) error {
 		return fmt.Errorf("verify volume header: the broker's record is not acceptable: %w", err)
 	}
 	disk := h.Record()
+	if err := verifyPlace(disk, rec); err != nil {
+		return fmt.Errorf("verify volume header: %w", err)
+	}
+	diskSet, diskIndex, diskCount, diskChunk := disk.RAID.describe()
+	set, index, count, chunk := rec.RAID.describe()
 	number := func(v int64) string { return strconv.FormatInt(v, 10) }
 	epoch := func(v uint64) string { return strconv.FormatUint(v, 10) }
 	for _, f := range []struct{ field, disk, record string }{
@@ -24,6 +29,10 @@ func (h *Header) Verify(rec Record) error {
 		{"broker", disk.Broker, rec.Broker},
 		{"account", disk.Account, rec.Account},
 		{"device", disk.Device, rec.Device},
+		{"raid_set", diskSet, set},
+		{"raid_index", diskIndex, index},
+		{"raid_count", diskCount, count},
+		{"raid_chunk", diskChunk, chunk},
 		{"epoch", epoch(disk.Epoch), epoch(rec.Epoch)},
 		{"cipher", disk.Cipher, rec.Cipher},
 		{"key_bits", number(int64(disk.KeyBits)), number(int64(rec.KeyBits))},

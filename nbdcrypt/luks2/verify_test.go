@@ -116,6 +116,7 @@ func TestVerify_refusesWhatTheRecordDoesNotSay(t *testing.T) {
 		field  string
 		change func(root map[string]any)
 	}{
+		"other cipher":       {"cipher", func(r map[string]any) { in(r, "segments", "0")["encryption"] = CipherESSIV }},
 		"smaller sectors":    {"sector_size", func(r map[string]any) { in(r, "segments", "0")["sector_size"] = 512 }},
 		"payload moved":      {"data_offset", func(r map[string]any) { in(r, "segments", "0")["offset"] = "16781312" }},
 		"payload shorter":    {"data_size", func(r map[string]any) { in(r, "tokens", "0")["data_size"] = "4096" }},
@@ -232,6 +233,7 @@ func TestVerify_refusesARecordThatIsNotAcceptable(t *testing.T) {
 	for field, change := range map[string]func(*Record){
 		"uuid":              func(r *Record) { r.UUID = "{" + r.UUID[:34] + "}" },
 		"cipher":            func(r *Record) { r.Cipher = "cipher_null-ecb" },
+		"raid_index":        func(r *Record) { r.RAID = &RAIDMember{testSet, 2, 2, 4096} },
 		"key_bits":          func(r *Record) { r.KeyBits = 0 },
 		"sector_size":       func(r *Record) { r.SectorSize = 0 },
 		"data_offset":       func(r *Record) { r.DataOffset = -1 },
