@@ -15,12 +15,12 @@ var demoPages = []string{
 	"/instances", "/instances?status=closed", "/instances?q=nothing-has-this-name", "/key-requests/request-1", "/key-requests/request-2", "/key-requests/request-3",
 	"/key-requests/request-4", "/key-requests/request-4/revoke", "/instances/instance-1", "/inventory/images", "/inventory/images/image-1", "/inventory/devices",
 	"/inventory/devices/device-3", "/inventory/devices/device-1", "/inventory/devices/encrypt?id=device-3&id=device-1", "/inventory/devices/device-3/unconfigure",
-	"/inventory/devices/device-4/copy", "/inventory/raid-sets/new", "/inventory/raid-sets/device-9", "/policies", "/policies/new", "/policies/policy-2", "/policies/policy-1",
+	"/inventory/devices/device-4/copy", "/inventory/raid-sets/new", "/inventory/raid-sets/device-9", "/policies", "/policies/new", "/policies/policy-2", "/policies/policy-2#part-rules", "/policies/policy-2#part-devices", "/policies/policy-2#part-actions", "/policies/policy-1",
 	"/policies/delete?id=policy-2&id=policy-3", "/logs", "/admin/users", "/admin/users/new", "/admin/users/user-2", "/admin/roles", "/admin/account", "/admin/tokens",
 	"/admin/tokens/new", "/admin/password", "/admin/sessions", "/admin/time", "/inventory/devices/no-such-device",
 }
 
-// TestGallery_everyPage looks at every page in both themes and two widths: nothing overflows, everything is labelled and
+// TestGallery_everyPage looks at every page in both themes and at the widths of desks, tablets and telephones: nothing overflows, everything is labelled and
 // has contrast. KEYWARD_SCREENSHOTS=DIR keeps the pictures.
 func TestGallery_everyPage(t *testing.T) {
 	dir := os.Getenv("KEYWARD_SCREENSHOTS")
@@ -31,14 +31,17 @@ func TestGallery_everyPage(t *testing.T) {
 	pages := append([]string{"/logon"}, demoPages...)
 	for _, theme := range []string{"light", "dark"} {
 		b.theme(theme)
-		for _, width := range []int64{1440, 390} {
+		for _, width := range []int64{1440, 1100, 768, 390} {
+			if theme == "dark" && (width == 1100 || width == 768) {
+				continue // widths break the same in both themes
+			}
 			b.viewport(width, 900)
 			for _, path := range pages {
 				if path == "/logon" && theme+fmt.Sprint(width) != "light1440" {
 					continue // logged on from the second round; the first looks at it once
 				}
 				b.visit(path)
-				name := fmt.Sprintf("%s-%d-%s", theme, width, strings.NewReplacer("/", "_", "?", "-", "=", "-", "&", "-").Replace(strings.Trim(path, "/")))
+				name := fmt.Sprintf("%s-%d-%s", theme, width, strings.NewReplacer("/", "_", "?", "-", "=", "-", "&", "-", "#", "-").Replace(strings.Trim(path, "/")))
 				b.inspect(name)
 				picture, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
 				if err != nil {

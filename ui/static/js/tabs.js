@@ -51,6 +51,7 @@ export function tabs (root) {
         show((to + links.length) % links.length, true)
       })
     })
+    addEventListener('hashchange', () => show(links.findIndex(link => link.hash === location.hash)))
     form.addEventListener('click', event => {
       const step = event.target.closest('[data-step]')
       if (step && parts[current].querySelectorAll(':invalid').length === 0) show(current + Number(step.dataset.step))
