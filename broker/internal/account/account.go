@@ -40,8 +40,9 @@ type Deps struct {
 // Service manages accounts. It is safe for concurrent use.
 type Service struct {
 	Deps
-	hashing *hasher
-	quiet   quiet
+	hashing     *hasher
+	quiet       quiet
+	refuseAfter time.Duration
 }
 
 // New makes the service.
@@ -55,7 +56,7 @@ func New(d Deps) *Service {
 	if d.MaxPassword == 0 {
 		d.MaxPassword = DefaultMaxPassword
 	}
-	return &Service{Deps: d, hashing: newHasher(), quiet: quiet{last: map[string]time.Time{}}}
+	return &Service{Deps: d, hashing: newHasher(current), quiet: quiet{last: map[string]time.Time{}}, refuseAfter: refuseAfter}
 }
 
 // First is the user that a new account is created with.

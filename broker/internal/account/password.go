@@ -42,17 +42,19 @@ const (
 // hasher bounds how many hashes are computed at the same time, because each takes memory.
 type hasher struct {
 	turns chan struct{}
+	// use is what new hashes are made with; dummy costs the same.
+	use   parameters
 	dummy string
 	// release gives the memory of past hashes back to the system when nobody has logged on for a moment: the runtime
 	// alone would keep a small broker twice its size for minutes.
 	release *time.Timer
 }
 
-func newHasher() *hasher {
-	h := &hasher{turns: make(chan struct{}, 2), release: time.AfterFunc(time.Hour, debug.FreeOSMemory)}
+func newHasher(use parameters) *hasher {
+	h := &hasher{use: use, turns: make(chan struct{}, 2), release: time.AfterFunc(time.Hour, debug.FreeOSMemory)}
 	h.release.Stop()
 	// Compared with when there is no such user, so that the time of the answer does not tell.
-	h.dummy = phc(current, make([]byte, saltLen), make([]byte, hashLen))
+	h.dummy = phc(use, make([]byte, saltLen), make([]byte, hashLen))
 	return h
 }
 
@@ -80,7 +82,7 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	defer done()
 	salt := make([]byte, saltLen)
 	rand.Read(salt)
-	return phc(current, salt, derive(current, password, salt)), nil
+	return phc(h.use, salt, derive(h.use, password, salt)), nil
 }
 
 // matches compares a password with a PHC string; an empty one stands for a user that does not exist and costs as much.
@@ -100,7 +102,7 @@ func (h *hasher) matches(ctx context.Context, password, stored string) (ok, outd
 		return false, false, err
 	}
 	ok = subtle.ConstantTimeCompare(derive(p, password, salt), want) == 1
-	return ok && known, p != current, nil
+	return ok && known, p != h.use, nil
 }
 
 func derive(p parameters, password string, salt []byte) []byte {

@@ -54,7 +54,7 @@ func TestNewPassword_passesItsOwnRules(t *testing.T) {
 
 func TestHash_isPHCAndChecksWhatItReads(t *testing.T) {
 	t.Parallel()
-	h := newHasher()
+	h := newHasher(current)
 	ctx := context.Background()
 	stored, err := h.hash(ctx, "secret")
 	if err != nil || !strings.HasPrefix(stored, "$argon2id$v=19$m=19456,t=2,p=1$") {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"keyward/broker/api"
@@ -33,10 +34,23 @@ func LimitLogOn(s *account.Service, clock func() time.Time) *Accounts {
 
 // LogOn is the service's LogOn, unless the address tried too often.
 func (a *Accounts) LogOn(ctx context.Context, in api.LogOn, address, userAgent string) (api.LoggedOn, error) {
-	if wait, ok := a.limit.allow(address); !ok {
+	if wait, ok := a.limit.allow(network(address)); !ok {
 		return api.LoggedOn{}, problem.TooMany(wait)
 	}
 	return a.Service.LogOn(ctx, in, address, userAgent)
+}
+
+// network is what one caller can be expected to own: an IPv4 address, or the 64 bits of an IPv6 network.
+func network(address string) string {
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return address
+	}
+	if a = a.Unmap().WithZone(""); a.Is4() {
+		return a.String()
+	}
+	p, _ := a.Prefix(64)
+	return p.String()
 }
 
 // body is the input of routes that take a T.

@@ -338,3 +338,15 @@ func TestLimiter(t *testing.T) {
 		t.Error("the table grew beyond its bound")
 	}
 }
+
+func TestNetwork_isWhatOneCallerOwns(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64",
+		"2001:db8:1:2:ffff::1": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "": "", "odd": "odd",
+	} {
+		if got := network(address); got != want {
+			t.Errorf("network(%q) = %q, want %q", address, got, want)
+		}
+	}
+}

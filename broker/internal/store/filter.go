@@ -112,6 +112,15 @@ func NotNull(column string) Filter {
 	}
 }
 
+// EqFold keeps rows whose text equals s, whatever the case of ASCII letters. Names have an index for it.
+func EqFold(column, s string) Filter {
+	return func(q *query) error {
+		return q.where(column, func(c clause.Column) clause.Expression {
+			return clause.Expr{SQL: "LOWER(?) = LOWER(?)", Vars: []any{c, s}}
+		})
+	}
+}
+
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
 // Like keeps rows whose text contains s, whatever the case of ASCII letters. Wildcards in s are plain characters.

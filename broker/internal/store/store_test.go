@@ -326,6 +326,7 @@ func TestFilters(t *testing.T) {
 			"a day":                 {[]store.Filter{store.After("last_log_on_at", day(3)), store.Before("last_log_on_at", day(4))}, "3"},
 			"null":                  {[]store.Filter{store.IsNull("last_log_on_at")}, "0"},
 			"not null":              {[]store.Filter{store.NotNull("last_log_on_at")}, "123"},
+			"equal in any case":     {[]store.Filter{store.EqFold("display_name", "BETA%2")}, "1"},
 			"like any case":         {[]store.Filter{store.Like("display_name", "ALPHA")}, "0"},
 			"like a plain percent":  {[]store.Filter{store.Like("display_name", "%")}, "1"},
 			"like a plain line":     {[]store.Filter{store.Like("display_name", "_")}, "0"},
