@@ -100,7 +100,7 @@ func registerDevices(r *Router, d PeopleDeps) {
 // exportKeys answers with an archive. The passphrase in the body is the one secret that people send here beside log-ons.
 func exportKeys(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
 	var in api.ExportWrite
-	decoder := json.NewDecoder(bytes.NewReader(c.Body()))
+	decoder := json.NewDecoder(bytes.NewReader(c.BodyRaw()))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&in); err != nil {
 		return problem.New(http.StatusBadRequest, "bad-request", "The request is malformed", "The body is not the JSON that is described.", "Check the request; openapi.json describes it.")

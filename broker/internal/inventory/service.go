@@ -68,7 +68,7 @@ func (r *throttle) allow(name string, now time.Time) bool {
 			delete(r.last, n)
 		}
 	}
-	if _, recent := r.last[name]; recent {
+	if _, recent := r.last[name]; recent || len(name) > 64 || len(r.last) >= 10000 {
 		return false
 	}
 	r.last[name] = now

@@ -86,6 +86,7 @@ func (s *Service) fail(t *store.Tenant, p tenant.Principal, j *store.Job, d *sto
 
 // refuseVolume notes that a machine reported a volume that is not what it was asked to make.
 func (s *Service) refuseVolume(ctx context.Context, p tenant.Principal, id, field, why string) error {
+	s.Logger.Warn("a volume record was refused", "account", p.AccountID, "instance", p.Instance, "job", id, "field", field, "reason", why)
 	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
 		return audit.Append(tx.Tenant(p.AccountID), audit.Entry{Category: "key", Event: "job.volume-refused", Actor: p.Actor(), Subject: id,
 			Detail: map[string]string{"field": field, "reason": why}})

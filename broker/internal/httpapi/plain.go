@@ -1,0 +1,50 @@
+package httpapi
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+
+	"github.com/gofiber/fiber/v2"
+
+	"keyward/broker/internal/problem"
+)
+
+// plainOnly guards the routes that are registered after it from two kinds of input that reach further than they should.
+// A compressed body is unpacked whole before its size is looked at, so a megabyte may become a gigabyte. Text with NUL
+// bytes is a fault of the statement on one of the databases, which strangers could fill the broker's log with.
+func plainOnly(app *fiber.App, prefix string) {
+	app.Use(prefix, func(c *fiber.Ctx) error {
+		if e := c.Get(fiber.HeaderContentEncoding); e != "" && !strings.EqualFold(e, "identity") {
+			return problem.New(http.StatusUnsupportedMediaType, "content-encoding", "Compressed bodies are not accepted",
+				"The request's body is encoded.", "Send the body as it is, without Content-Encoding.")
+		}
+		if holdsNUL(c.BodyRaw()) || strings.Contains(string(c.Request().URI().RequestURI()), "%00") {
+			return problem.New(http.StatusBadRequest, "bad-request", "The request is malformed", "A text in it holds a NUL byte.",
+				"Send text without NUL bytes.")
+		}
+		return c.Next()
+	})
+}
+
+// holdsNUL says that JSON holds a NUL character, as a byte or as the escape \u0000.
+func holdsNUL(body []byte) bool {
+	if bytes.IndexByte(body, 0) >= 0 {
+		return true
+	}
+	for at := 0; ; at += len(`\u0000`) {
+		i := bytes.Index(body[at:], []byte(`\u0000`))
+		if i < 0 {
+			return false
+		}
+		at += i
+		// Behind an odd number of backslashes it is the text "\u0000" and no escape.
+		before := at
+		for before > 0 && body[before-1] == '\\' {
+			before--
+		}
+		if (at-before)%2 == 0 {
+			return true
+		}
+	}
+}
