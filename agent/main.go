@@ -2,10 +2,6 @@
 // gives the keys up when it must.
 package main
 
-// Preemption by signals would save the registers of a running cipher, round keys among them, where root can read them.
-//
-//go:debug asyncpreemptoff=1
-
 import (
 	"os"
 

@@ -69,8 +69,6 @@ func TestVolume_keyIsGoneFromSignalStacksAfterClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("a key was on a signal stack before Close: %v", caught)
-	// A thread takes its signal when it next leaves the kernel.
-	time.Sleep(100 * time.Millisecond)
 	for name, pattern := range map[string]memsearch.Pattern{"data key": data, "tweak key": tweak} {
 		if found, err := memsearch.Search(0, pattern); err != nil || len(found) > 0 {
 			t.Errorf("the %s is still in memory after Close: %q, error %v", name, found, err)

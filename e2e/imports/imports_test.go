@@ -139,7 +139,7 @@ var owners = map[string][]string{
 	"github.com/rogpeppe/go-internal":     {"broker/internal/cli", "agent/internal/cli"},
 	"github.com/schollz/progressbar":      {"agent/internal/cli", "broker/internal/cli", "e2e/demo"},
 	"golang.org/x/crypto/xts":             {"nbdcrypt", "bench", "e2e"},
-	"golang.org/x/crypto/argon2":          {"broker/internal/account", "broker/internal/keystore", "broker/client"},
+	"golang.org/x/crypto/argon2":          {"broker/internal/account", "broker/internal/keystore", "broker/client", "nbdcrypt/luks2", "agent/internal/cli"},
 	"github.com/moby/sys/mountinfo":       {"agent/internal/mount", "agent/internal/attach", "agent/internal/discover"},
 	"github.com/prometheus/procfs":        {"agent/facts"},
 }

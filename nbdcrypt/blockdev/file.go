@@ -175,6 +175,9 @@ func (d *File) Close() error {
 	if d.closed.Swap(true) {
 		return nil
 	}
+	// Unlocked by name: a program that is being started elsewhere in this process may still hold a copy of the descriptor,
+	// and with it the lock, for a moment.
+	unlockFile(d.f)
 	return d.f.Close()
 }
 

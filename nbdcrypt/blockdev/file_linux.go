@@ -55,6 +55,11 @@ func lockFile(f *os.File, shared bool) error {
 	return err
 }
 
+func unlockFile(f *os.File) {
+	lock := unix.Flock_t{Type: unix.F_UNLCK}
+	_ = control(f, func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lock) })
+}
+
 func blockGeometry(f *os.File) (size int64, blockSize int, err error) {
 	var bytes uint64
 	if err := ioctl(f, unix.BLKGETSIZE64, unsafe.Pointer(&bytes)); err != nil {

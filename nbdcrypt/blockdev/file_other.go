@@ -17,6 +17,8 @@ func openExclusive(path string, flags int, isBlock bool) (*os.File, error) {
 
 func lockFile(*os.File, bool) error { return nil }
 
+func unlockFile(*os.File) {}
+
 func blockGeometry(*os.File) (int64, int, error) { return 0, 0, errors.ErrUnsupported }
 
 func syncData(f *os.File) error { return f.Sync() }

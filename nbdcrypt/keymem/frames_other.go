@@ -2,5 +2,5 @@
 
 package keymem
 
-// ScrubSignalFrames does nothing where the runtime is not preempted by signals.
-func ScrubSignalFrames() {}
+// scrubSignalFrames does nothing where the runtime is not preempted by signals.
+func scrubSignalFrames() {}

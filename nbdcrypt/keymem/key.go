@@ -61,6 +61,7 @@ func FromBytes(b []byte) (*Key, error) {
 		return nil, err
 	}
 	copy(k.r.mem, b)
+	clearRegisters()
 	return k, nil
 }
 
@@ -95,10 +96,11 @@ func (k *Key) Clone() (*Key, error) {
 		return nil, err
 	}
 	copy(c.r.mem, secret)
+	clearRegisters()
 	return c, nil
 }
 
-// Wipe overwrites the secret and returns its memory. The caller makes sure that nobody is using Bytes. Wiping twice, or
+// Wipe overwrites the secret, and what signals have saved of it, and returns its memory. The caller makes sure that nobody is using Bytes. Wiping twice, or
 // wiping nil, does nothing.
 func (k *Key) Wipe() {
 	if k == nil || k.r == nil {
@@ -113,6 +115,8 @@ func (k *Key) Wipe() {
 	k.r.mem = nil
 	// The secret is gone already; a failure to unmap only costs address space.
 	_ = k.r.release()
+	clearRegisters()
+	scrubSignalFrames()
 }
 
 // Protection is MemfdSecret, Mlock or None.

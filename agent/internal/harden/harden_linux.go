@@ -9,6 +9,8 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +42,7 @@ func Apply() []Measure {
 		// On fault, because locking everything mapped would make the whole binary resident.
 		measure("memory not swapped", mlockall()),
 		measure("no reclaim into own volumes", ioFlusher()),
+		measure("registers not saved by preemption", preemption()),
 	}
 }
 
@@ -84,27 +87,49 @@ func ioFlusher() error {
 	return nil
 }
 
-// reexeced marks the second life of the process, so that there is no third.
-const reexeced = "KEYWARD_IO_FLUSHER"
+// reexeced marks the second life of the process, so that there is no third, and keeps the GODEBUG of the first.
+const reexeced = "KEYWARD_AGENT_REEXEC"
 
-// Reexec marks the process as one that writes out the kernel's dirty pages (PR_SET_IO_FLUSHER), so that under memory
-// pressure the kernel never waits for the agent while the agent waits for memory. The mark belongs to a thread and is
-// inherited, so the program is executed again from a marked thread. It returns where the kernel refuses (no
-// CAP_SYS_RESOURCE) and in the second life.
+// noPreemptionSignals turns off the Go runtime's preemption by signals, which would save the registers of a goroutine,
+// round keys among them, to memory that nobody wipes. The runtime reads it only at the start of a process.
+const noPreemptionSignals = "asyncpreemptoff=1"
+
+// preemptionSignalsOff says that this process was started by Reexec.
+var preemptionSignalsOff bool
+
+// Reexec executes the program again with what has to hold from its first instruction on: without preemption by
+// signals, and marked as one that writes out the kernel's dirty pages (PR_SET_IO_FLUSHER), so that under memory pressure
+// the kernel never waits for the agent while the agent waits for memory. That mark belongs to a thread and is
+// inherited; without CAP_SYS_RESOURCE the kernel refuses it. Reexec returns in the second life.
 func Reexec() {
-	if os.Getenv(reexeced) != "" {
+	if before, second := os.LookupEnv(reexeced); second {
+		preemptionSignalsOff = true
 		_ = os.Unsetenv(reexeced) // scripts are not the agent
+		if _ = os.Unsetenv("GODEBUG"); before != "" {
+			_ = os.Setenv("GODEBUG", before)
+		}
 		return
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) != nil {
-		return
-	}
+	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 	self, err := os.Executable()
 	if err != nil {
 		return
 	}
-	// On failure the agent goes on with one marked thread, which harms nothing.
-	_ = unix.Exec(self, os.Args, append(os.Environ(), reexeced+"=1"))
+	before := os.Getenv("GODEBUG")
+	settings := noPreemptionSignals
+	if before != "" {
+		settings = before + "," + settings
+	}
+	environment := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GODEBUG=") })
+	// On failure the agent goes on in its first life, and status says what does not hold.
+	_ = unix.Exec(self, os.Args, append(environment, "GODEBUG="+settings, reexeced+"="+before))
+}
+
+func preemption() error {
+	if !preemptionSignalsOff {
+		return errors.New("the program could not be executed again with GODEBUG=" + noPreemptionSignals)
+	}
+	return nil
 }

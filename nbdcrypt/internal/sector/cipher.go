@@ -46,15 +46,10 @@ func (c *Cipher) Kernel() string { return c.kernel }
 // Protection says what kind of memory holds the key schedules, as keymem.Key.Protection does.
 func (c *Cipher) Protection() string { return c.mem.Protection() }
 
-// Wipe destroys the key schedules, also what signals have saved of them. Nothing may be under way; later calls panic.
-// Wiping twice does nothing.
+// Wipe destroys the key schedules. Nothing may be under way; later calls panic. Wiping twice does nothing.
 func (c *Cipher) Wipe() {
-	if c.schedule == nil {
-		return
-	}
 	c.schedule = nil
 	c.mem.Wipe()
-	keymem.ScrubSignalFrames()
 }
 
 // EncryptSectors encrypts src, a whole number of sectors of sectorSize bytes, into dst. Sector i is encrypted under
