@@ -88,7 +88,7 @@ func ioFlusher() error {
 }
 
 // reexeced marks the second life of the process, so that there is no third, and keeps the GODEBUG of the first.
-const reexeced = "KEYWARD_AGENT_REEXEC"
+const reexeced = "KEYWARD_REEXEC"
 
 // noPreemptionSignals turns off the Go runtime's preemption by signals, which would save the registers of a goroutine,
 // round keys among them, to memory that nobody wipes. The runtime reads it only at the start of a process.
