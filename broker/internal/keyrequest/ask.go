@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
-	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/audit"
 	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
@@ -174,7 +174,7 @@ func (s *Service) foreign(t *store.Tenant, p tenant.Principal, deviceID string) 
 	if len(deviceID) > 64 {
 		deviceID = deviceID[:64]
 	}
-	err := auditlog.Append(t, auditlog.Entry{Category: "key", Event: "key-request.refused", Actor: p.Actor(),
+	err := audit.Append(t, audit.Entry{Category: "key", Event: "key-request.refused", Actor: p.Actor(),
 		Subject: strings.ToValidUTF8(strings.ReplaceAll(deviceID, "\x00", "?"), "?"),
 		Detail:  map[string]string{"reason": "not this machine's device", "address": p.Address}})
 	if err != nil {

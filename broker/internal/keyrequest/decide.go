@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 
 	"keyward/broker/api"
-	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/audit"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/problem"
@@ -153,6 +153,6 @@ func (s *Service) remap(t *store.Tenant, p tenant.Principal, deviceID string, in
 	if err := store.In[store.Device](t).Update(&d); err != nil {
 		return d, err
 	}
-	return d, auditlog.Append(t, auditlog.Entry{Category: auditlog.User, Event: "device.image-changed", Actor: p.Actor(), Subject: d.ID,
+	return d, audit.Append(t, audit.Entry{Category: audit.User, Event: "device.image-changed", Actor: p.Actor(), Subject: d.ID,
 		Detail: map[string]string{"name": d.Name, "from": from, "to": d.ImageID}})
 }

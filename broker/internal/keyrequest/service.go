@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
-	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
@@ -120,7 +120,7 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest,
 		if e.Kind != "audit" {
 			continue
 		}
-		if err := auditlog.Append(t, s.record(p, r, e.Name, c)); err != nil {
+		if err := audit.Append(t, s.record(p, r, e.Name, c)); err != nil {
 			return res, err
 		}
 	}
@@ -134,7 +134,7 @@ func note(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, from api.Key
 		Event: string(c.event), Actor: p.Actor(), Reason: c.reason})
 }
 
-func (s *Service) record(p tenant.Principal, r *store.KeyRequest, event string, c change) auditlog.Entry {
+func (s *Service) record(p tenant.Principal, r *store.KeyRequest, event string, c change) audit.Entry {
 	detail := map[string]string{"number": fmt.Sprint(r.Number), "device": r.DeviceID, "instance": r.InstanceID, "policy": r.PolicyID,
 		"status": string(r.Status), "integrity": string(r.Integrity)}
 	if c.reason != "" {
@@ -143,7 +143,7 @@ func (s *Service) record(p tenant.Principal, r *store.KeyRequest, event string, 
 	for k, v := range c.detail {
 		detail[k] = v
 	}
-	return auditlog.Entry{Category: "key", Event: event, Actor: p.Actor(), Subject: r.ID, Detail: detail}
+	return audit.Entry{Category: "key", Event: event, Actor: p.Actor(), Subject: r.ID, Detail: detail}
 }
 
 // announce wakes who waits for the request, once it is durable.

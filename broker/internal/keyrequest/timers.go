@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
-	auditlog "keyward/broker/internal/audit"
+	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/store"
@@ -204,7 +204,7 @@ func (s *Service) missing(t *store.Tenant, id string) error {
 		return err
 	}
 	p := tenant.Broker(t.AccountID())
-	if err := auditlog.Append(t, auditlog.Entry{Category: "agent", Event: "instance.missing", Actor: p.Actor(), Subject: id,
+	if err := audit.Append(t, audit.Entry{Category: "agent", Event: "instance.missing", Actor: p.Actor(), Subject: id,
 		Detail: map[string]string{"host_name": i.HostName, "last_seen": i.LastSeenAt.UTC().Format(time.RFC3339)}}); err != nil {
 		return err
 	}
