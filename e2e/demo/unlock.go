@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,18 +79,20 @@ func (s *show) stepEnrol(ctx context.Context) error {
 		return err
 	}
 	err = lab.Eventually(ctx, 15*time.Second, func() error {
-		list, err := s.admin.Devices(ctx, nil)
+		list, err := s.admin.Devices(ctx, url.Values{"size": {"100"}})
 		if err != nil {
 			return err
 		}
+		names := []string{}
 		for _, device := range list.Devices {
+			names = append(names, device.Name)
 			// This machine's own disks may be listed too; the demonstration touches only its image.
 			if device.Size == 512<<20 {
 				s.device = device
 				return nil
 			}
 		}
-		return errors.New("the inventory has no device of 512 MiB yet")
+		return fmt.Errorf("the inventory has no device of 512 MiB among %q", names)
 	})
 	if err != nil {
 		return err
@@ -176,9 +179,7 @@ func (s *show) approve(ctx context.Context, reason string) error {
 	}
 	took := time.Since(started)
 	say("approved by %s; mounted %.0f ms later", s.broker.Setup.Approver.Name, took.Seconds()*1e3)
-	if took > time.Second {
-		return fmt.Errorf("from approval to mounted took %s, want under 1 s", took)
-	}
+	s.mounted = append(s.mounted, took)
 	if err := s.awaitRequest(ctx, api.KeyDelivered); err != nil {
 		return err
 	}
