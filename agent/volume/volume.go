@@ -220,6 +220,9 @@ func (v *Volume) receive(m message) {
 		v.busy.interrupted = true
 		v.busy.cancel()
 	}
+	if !v.busy.cancellable && (m.event == Revoke || m.event == Suspend) {
+		return // it is being carried out, and the report follows
+	}
 	same := func(d message) bool {
 		return d.event == m.event && d.requestID == m.requestID && d.done == nil && m.done == nil && m.grant == nil
 	}

@@ -191,6 +191,9 @@ func TestEncrypt_killedInTheMiddleStartsAgain(t *testing.T) {
 
 // "An agent with one idle volume stays under 40 MiB resident."
 func TestAgent_idleWithOneVolumeIsSmall(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector's memory is not the agent's")
+	}
 	r := newRig(t)
 	r.image("data.img", 512<<20)
 	r.enrol()

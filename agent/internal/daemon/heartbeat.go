@@ -115,7 +115,7 @@ func (d *Daemon) takeBack(c api.Command) {
 // answer the command is believed.
 func (d *Daemon) confirm(v *volume.Volume, c api.Command) {
 	d.mu.Lock()
-	busy := d.confirming[c.RequestID]
+	busy, held := d.confirming[c.RequestID], v.Snapshot().State.HoldsKey()
 	d.confirming[c.RequestID] = true
 	d.mu.Unlock()
 	if busy {
@@ -130,7 +130,9 @@ func (d *Daemon) confirm(v *volume.Volume, c api.Command) {
 		ctx, cancel := context.WithTimeout(context.Background(), confirmWait)
 		defer cancel()
 		s, err := d.broker.RequestStatus(ctx, c.RequestID, 0, 0)
-		if d.link.saw(err) == nil && (s.Status == api.KeyApproved || s.Status == api.KeyDelivered) {
+		holds := v.Snapshot().State.HoldsKey()
+		stands := d.link.saw(err) != nil || s.Status != api.KeyApproved && s.Status != api.KeyDelivered && (holds || s.Status != api.KeyRevoked)
+		if !stands || held && !holds { // or it was carried out while the broker was asked
 			d.log.Debug("a revoke that no longer stands was ignored", "request_id", c.RequestID)
 			return
 		}
