@@ -1,8 +1,10 @@
 package attach
 
 import (
+	"errors"
 	"os/exec"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +21,20 @@ func mkfs(t *testing.T, dev string) {
 	}
 	if out, err := exec.Command(path, "-q", "-F", dev).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+}
+
+// unmount takes a file system of the test away. Another test that forks holds on to every open file for a moment.
+func unmount(t *testing.T, mp string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err = unix.Unmount(mp, 0); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatalf("unmount %s: %v", mp, err)
 	}
 }
 

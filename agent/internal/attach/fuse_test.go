@@ -225,9 +225,7 @@ func TestAttachFUSE_closeRefusesWhileMountedAndWorksAfterwards(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(mp, "file")); err != nil || string(b) != "kept" {
 		t.Errorf("refused Close disturbed the mount: %q, %v", b, err)
 	}
-	if err := unix.Unmount(mp, 0); err != nil {
-		t.Fatal(err)
-	}
+	unmount(t, mp)
 	syncs := dev.syncs.Load()
 	if err := a.Close(); err != nil {
 		t.Fatal(err)

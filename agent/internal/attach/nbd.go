@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,36 +14,28 @@ import (
 	"keyward/nbdcrypt/nbd"
 )
 
-// kernelNBD is a device of the kernel's NBD client whose sockets are served by this process. Each connection has a
-// goroutine that serves it and, when the kernel has given it up (a request took longer than Options.Timeout), plugs in a
-// fresh one.
+// kernelNBD is a device of the kernel's NBD client whose sockets are served by this process.
 type kernelNBD struct {
-	o      Options
-	dev    blockdev.Device
-	st     state
-	server *nbd.Server
-	order  writeOrder
-	index  int
-
-	ctx     context.Context    // of the goroutines; requests being answered end first
-	stop    context.CancelFunc // ends ctx
-	leaving atomic.Bool        // the device is being removed: a connection that ends is not replaced
-	serving sync.WaitGroup
+	o       Options
+	dev     blockdev.Device
+	st      state
+	order   writeOrder
+	index   int
+	leaving atomic.Bool // the device is being removed: a connection that ends is not replaced
 
 	mu     sync.Mutex
+	run    *service
+	handed *service // run, once it has been released
 	closed bool
 	gone   bool // disconnected from the kernel
 }
 
 func newKernelNBD(dev blockdev.Device, o Options) (*kernelNBD, error) {
-	server, err := nbd.NewServer(nbd.Options{Logger: o.Logger})
-	if err != nil {
-		return nil, err
-	}
-	a := &kernelNBD{o: o, dev: dev, st: newState(o, KindNBD), server: server, index: -1}
+	a := &kernelNBD{o: o, dev: dev, st: newState(o, KindNBD), index: -1}
 	a.st.Connections = o.Connections
-	a.ctx, a.stop = context.WithCancel(context.Background())
-	return a, nil
+	var err error
+	a.run, err = newService(a)
+	return a, err
 }
 
 // export is the volume for one connection.
@@ -94,42 +85,12 @@ func attachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment,
 }
 
 func reattachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment, error) {
-	prev, err := readState(o.RuntimeDir, o.VolumeUUID)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
-	}
-	if prev.Owner.alive() {
-		return nil, fmt.Errorf("reattach %q: %w by process %d, which still runs", o.Name, ErrAttached, prev.Owner.PID)
-	}
-	if prev.Connections > 0 && prev.Connections <= maxConnections {
-		o.Connections = prev.Connections
-	}
-	index, err := nbdOf(o.VolumeUUID)
-	if err != nil {
-		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
-	}
-	if index < 0 {
-		return nil, fmt.Errorf("reattach %q: %w: no kernel NBD device names it; attach it anew", o.Name, ErrNotAttached)
-	}
-	sectors, err := readNumber(nbdSys(index, "size"))
-	if err != nil {
-		return nil, fmt.Errorf("reattach %q: read the size of %s: %w", o.Name, nbdPath(index), err)
-	}
-	if sectors*512 != dev.Size() {
-		return nil, fmt.Errorf("reattach %q: %s has %d bytes and the volume %d: refused; unmount and detach it",
-			o.Name, nbdPath(index), sectors*512, dev.Size())
-	}
-	ro, err := readNumber(nbdSys(index, "ro"))
-	if err != nil || (ro != 0) != o.ReadOnly {
-		return nil, fmt.Errorf("reattach %q: %s is attached with another access (read-only %d); unmount and detach it",
-			o.Name, nbdPath(index), ro)
-	}
-	a, err := newKernelNBD(dev, o)
+	a, prev, err := resumable(dev, o)
 	if err != nil {
 		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
 	}
 	err = a.plug(ctx, func(l *nbdLink, fds []int) (int, error) {
-		return index, l.reconfigure(index, o.VolumeUUID, fds)
+		return a.index, l.reconfigure(a.index, o.VolumeUUID, fds)
 	})
 	if err != nil {
 		// The device still waits: leave the state as it was found, so that the next try is not refused because of this one.
@@ -141,6 +102,43 @@ func reattachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachmen
 		return nil, fmt.Errorf("reattach %q: %w", o.Name, err)
 	}
 	return a, nil
+}
+
+// resumable finds the device that the kernel holds for the volume and checks that dev fits it. prev is the state that its
+// former owner left.
+func resumable(dev blockdev.Device, o Options) (a *kernelNBD, prev state, err error) {
+	prev, err = readState(o.RuntimeDir, o.VolumeUUID)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, prev, err
+	}
+	if prev.Owner.alive() {
+		return nil, prev, fmt.Errorf("%w by process %d, which still runs", ErrAttached, prev.Owner.PID)
+	}
+	if prev.Connections > 0 && prev.Connections <= maxConnections {
+		o.Connections = prev.Connections
+	}
+	index, err := nbdOf(o.VolumeUUID)
+	if err != nil {
+		return nil, prev, err
+	}
+	if index < 0 {
+		return nil, prev, fmt.Errorf("%w: no kernel NBD device names it; attach it anew", ErrNotAttached)
+	}
+	sectors, err := readNumber(nbdSys(index, "size"))
+	if err != nil {
+		return nil, prev, fmt.Errorf("read the size of %s: %w", nbdPath(index), err)
+	}
+	if sectors*512 != dev.Size() {
+		return nil, prev, fmt.Errorf("%s has %d bytes and the volume %d: refused; unmount and detach it", nbdPath(index), sectors*512, dev.Size())
+	}
+	ro, err := readNumber(nbdSys(index, "ro"))
+	if err != nil || (ro != 0) != o.ReadOnly {
+		return nil, prev, fmt.Errorf("%s is attached with another access (read-only %d); unmount and detach it", nbdPath(index), ro)
+	}
+	if a, err = newKernelNBD(dev, o); err == nil {
+		a.index = index
+	}
+	return a, prev, err
 }
 
 // plug makes the socketpairs, serves them, hands the other ends to the kernel by configure, and tunes the device. The
@@ -156,103 +154,37 @@ func (a *kernelNBD) plug(ctx context.Context, configure func(*nbdLink, []int) (i
 	}
 	var sockets []*nbdSocket
 	var fds []int
-	ready := make(chan struct{}) // closed once index is known
-	fail := func(err error) error {
-		a.gone = true
-		a.stop()
-		for _, s := range sockets {
-			s.close()
-		}
-		close(ready)
-		a.serving.Wait()
-		return err
-	}
-	for range a.o.Connections {
-		s, err := newNBDSocket()
-		if err != nil {
-			return fail(err)
+	for range a.run.slots {
+		var s *nbdSocket
+		if s, err = newNBDSocket(); err != nil {
+			break
 		}
 		sockets = append(sockets, s)
 		fds = append(fds, int(s.kernel.Load()))
-		a.serving.Go(func() { a.serve(s, ready) })
 	}
-	index, err := configure(link, fds)
+	index := -1
+	if err == nil {
+		a.run.start(sockets)
+		index, err = configure(link, fds)
+	}
 	if err != nil {
-		return fail(err)
+		a.gone = true
+		for _, s := range sockets {
+			s.close()
+		}
+		close(a.run.ready)
+		a.run.end()
+		return err
 	}
 	a.index = index
 	for _, s := range sockets {
 		s.closeKernelEnd()
 	}
-	close(ready)
+	close(a.run.ready)
 	if err := tuneNBD(index); err != nil {
 		a.o.Logger.Warn("request size of the block device could not be raised", "path", a.Path(), "error", err)
 	}
 	return nil
-}
-
-const (
-	// dropped is how short a connection lives that the kernel took but did not use, since none of its own was dead.
-	dropped = time.Second
-	// mostDropped is how many of those in a row say that the kernel has all it needs.
-	mostDropped = 10
-	// mostBackoff is the longest pause between two tries.
-	mostBackoff = 5 * time.Second
-)
-
-// serve answers one connection for as long as the device lives, on one socket after another.
-func (a *kernelNBD) serve(s *nbdSocket, ready <-chan struct{}) {
-	unused, backoff := 0, 50*time.Millisecond
-	for {
-		began := time.Now()
-		err := a.server.ServeTransmission(a.ctx, s.server, a.export(s))
-		s.close()
-		<-ready
-		if time.Since(began) > dropped {
-			unused, backoff = 0, 50*time.Millisecond
-		} else if unused++; unused > mostDropped {
-			a.o.Logger.Warn("kernel takes no other connection, going on with those it has", "path", a.Path())
-			return
-		}
-		// The kernel gave this connection up. Every request of the old one has been answered or refused by now.
-		for s = nil; s == nil; {
-			if !a.pause(backoff) {
-				return
-			}
-			backoff = min(2*backoff, mostBackoff)
-			a.o.Logger.Warn("kernel closed a connection, plugging in another", "path", a.Path(), "error", err)
-			s, err = a.replug()
-		}
-	}
-}
-
-// pause waits, and reports whether the device still wants connections.
-func (a *kernelNBD) pause(d time.Duration) bool {
-	select {
-	case <-a.ctx.Done():
-		return false
-	case <-time.After(d):
-	}
-	return !a.leaving.Load() && nbdConnected(a.index)
-}
-
-// replug gives the kernel one fresh socket in place of a dead one.
-func (a *kernelNBD) replug() (*nbdSocket, error) {
-	s, err := newNBDSocket()
-	if err != nil {
-		return nil, err
-	}
-	link, err := dialNBD(a.ctx)
-	if err == nil {
-		err = link.reconfigure(a.index, a.o.VolumeUUID, []int{int(s.kernel.Load())})
-		link.close()
-	}
-	if err != nil {
-		s.close()
-		return nil, err
-	}
-	s.closeKernelEnd()
-	return s, nil
 }
 
 func (a *kernelNBD) Path() string { return nbdPath(a.index) }
@@ -273,8 +205,7 @@ func (a *kernelNBD) disconnect() error {
 		a.gone = true
 	}
 	err := waitNBDGone(a.index, releaseWait)
-	a.stop()
-	a.serving.Wait()
+	a.run.end()
 	return err
 }
 
@@ -284,6 +215,9 @@ func (a *kernelNBD) Close() error {
 	defer a.mu.Unlock()
 	if a.closed {
 		return nil
+	}
+	if a.handed != nil {
+		return fmt.Errorf("detach %q: %w", a.o.Name, errReleased)
 	}
 	var lost error
 	if !a.gone {

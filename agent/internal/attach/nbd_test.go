@@ -173,9 +173,7 @@ func TestKernelNBD_fileSystemKeepsItsFiles(t *testing.T) {
 			if err := a.Close(); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), mp) {
 				t.Errorf("Close of a mounted volume: %v, want ErrBusy naming %s", err, mp)
 			}
-			if err := unix.Unmount(mp, 0); err != nil {
-				t.Fatal(err)
-			}
+			unmount(t, mp)
 			if err := a.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -184,9 +182,7 @@ func TestKernelNBD_fileSystemKeepsItsFiles(t *testing.T) {
 			fsck(t, b.Path())
 			mp = mountForTest(t, b.Path())
 			verify(t, mp, sums)
-			if err := unix.Unmount(mp, 0); err != nil {
-				t.Fatal(err)
-			}
+			unmount(t, mp)
 			fsck(t, b.Path())
 		})
 	}
@@ -371,10 +367,7 @@ func crashAndReattach(t *testing.T, conns int) {
 		}
 	})
 	eventually(t, "the writer writes", func() bool { return acked.Load() > 3 })
-	if err := agent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = agent.Wait()
+	agent.kill()
 
 	log := slog.New(slog.DiscardHandler)
 	left, err := Stale(context.Background(), dir, log)
@@ -409,9 +402,7 @@ func crashAndReattach(t *testing.T, conns int) {
 	eventually(t, "the writer goes on", func() bool { return acked.Load() > at+5 })
 	close(stop)
 	writer.Wait()
-	if err := unix.Unmount(mp, 0); err != nil {
-		t.Fatal(err)
-	}
+	unmount(t, mp)
 	fsck(t, dev)
 	closeAttachment(t, a, o)
 
@@ -427,9 +418,7 @@ func crashAndReattach(t *testing.T, conns int) {
 			t.Fatalf("line %d of the log is %q", i, line)
 		}
 	}
-	if err := unix.Unmount(mp, 0); err != nil {
-		t.Fatal(err)
-	}
+	unmount(t, mp)
 }
 
 func mountReadOnly(t *testing.T, dev string) string {
@@ -455,10 +444,7 @@ func TestKernelNBD_dropEndsWhatWaitsForADeadAgent(t *testing.T) {
 	if err := Drop(context.Background(), dir, left); err == nil {
 		t.Error("dropped under a living agent")
 	}
-	if err := agent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = agent.Wait()
+	agent.kill()
 	read := make(chan error, 1)
 	go func() { _, err := f.ReadAt(buf, 0); read <- err }()
 	if err := Drop(context.Background(), dir, left); err != nil {
@@ -524,7 +510,7 @@ func TestServeTransmission_flushOnOneConnectionCoversTheOther(t *testing.T) {
 		}
 		ends = append(ends, os.NewFile(uintptr(s.kernel.Swap(-1)), "kernel end"))
 		done.Go(func() {
-			_ = a.server.ServeTransmission(a.ctx, s.server, a.export(s))
+			_ = a.run.server.ServeTransmission(a.run.ctx, s.server, a.export(s))
 			s.close()
 		})
 	}

@@ -10,15 +10,19 @@ import (
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Commands and attributes of the kernel's generic netlink family "nbd", version 1 (include/uapi/linux/nbd-netlink.h).
 const (
 	nbdFamily = "nbd"
+	// nbdGroup is the multicast group on which the kernel tells of connections that died.
+	nbdGroup = "nbd_mc_group"
 
 	nbdCmdConnect     = 1
 	nbdCmdDisconnect  = 2
 	nbdCmdReconfigure = 3
+	nbdCmdLinkDead    = 4
 
 	nbdAttrIndex             = 1
 	nbdAttrSizeBytes         = 2
@@ -120,17 +124,74 @@ func (l *nbdLink) connect(d nbdDevice, fds []int) (int, error) {
 		return 0, fmt.Errorf("connect a kernel NBD device: %w", err)
 	}
 	for _, m := range msgs {
-		ad, err := netlink.NewAttributeDecoder(m.Data)
-		if err != nil {
-			return 0, fmt.Errorf("read the kernel's answer: %w", err)
-		}
-		for ad.Next() {
-			if ad.Type() == nbdAttrIndex {
-				return int(ad.Uint32()), ad.Err()
-			}
+		if n, ok := indexOf(m); ok {
+			return n, nil
 		}
 	}
 	return 0, errors.New("connect a kernel NBD device: the kernel did not say which one it made")
+}
+
+// indexOf is the device that a message of the kernel is about.
+func indexOf(m genetlink.Message) (int, bool) {
+	ad, err := netlink.NewAttributeDecoder(m.Data)
+	if err != nil {
+		return 0, false
+	}
+	for ad.Next() {
+		if ad.Type() == nbdAttrIndex {
+			n := int(ad.Uint32())
+			return n, ad.Err() == nil
+		}
+	}
+	return 0, false
+}
+
+// deadLinks tells of every connection of the device that the kernel gives up, until ctx ends. Several that die at once
+// may be told as one.
+func deadLinks(ctx context.Context, index int) (<-chan struct{}, error) {
+	l, err := dialNBD(ctx)
+	if err != nil {
+		return nil, err
+	}
+	group, ok := uint32(0), false
+	for _, g := range l.family.Groups {
+		if g.Name == nbdGroup {
+			group, ok = g.ID, true
+		}
+	}
+	if !ok {
+		l.close()
+		return nil, fmt.Errorf("the kernel's nbd has no multicast group %s", nbdGroup)
+	}
+	if err := l.conn.JoinGroup(group); err != nil {
+		l.close()
+		return nil, fmt.Errorf("listen for dead connections: %w", err)
+	}
+	news := make(chan struct{}, 1)
+	stop := context.AfterFunc(ctx, l.close) // ends Receive
+	go func() {
+		defer l.close()
+		defer stop()
+		for ctx.Err() == nil {
+			messages, _, err := l.conn.Receive()
+			if err != nil && !errors.Is(err, unix.ENOBUFS) { // with ENOBUFS some were lost, perhaps ours
+				return
+			}
+			about := err != nil
+			for _, m := range messages {
+				n, ok := indexOf(m)
+				about = about || ok && m.Header.Command == nbdCmdLinkDead && n == index
+			}
+			if !about {
+				continue
+			}
+			select {
+			case news <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return news, nil
 }
 
 // reconfigure replaces dead sockets of a device. It sends no size: a size that differs would make the kernel freeze the

@@ -3,13 +3,11 @@ package attach
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,91 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
-
-	"keyward/nbdcrypt/blockdev"
 )
-
-// agentSpec is what an agent in another process attaches.
-type agentSpec struct {
-	Image, UUID, Dir, Kind string
-	Connections            int
-	Timeout                time.Duration
-}
-
-// TestMain lets the test binary play an agent that is killed: it attaches a file and waits.
-func TestMain(m *testing.M) {
-	if spec := os.Getenv("KEYWARD_TEST_AGENT"); spec != "" {
-		if err := playAgent(spec); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-func playAgent(text string) error {
-	var spec agentSpec
-	if err := json.Unmarshal([]byte(text), &spec); err != nil {
-		return err
-	}
-	image, err := os.OpenFile(spec.Image, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	a, err := Attach(context.Background(), fileDevice{image}, Options{Kind: spec.Kind, VolumeUUID: spec.UUID, RuntimeDir: spec.Dir,
-		Connections: spec.Connections, Timeout: spec.Timeout, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
-	}
-	fmt.Println(a.Path())
-	_, _ = os.Stdin.Read(make([]byte, 1)) // until killed, or the test ends
-	return a.Close()
-}
-
-// fileDevice is the least Device on a file.
-type fileDevice struct{ *os.File }
-
-func (f fileDevice) Size() int64 {
-	st, err := f.Stat()
-	if err != nil {
-		return 0
-	}
-	return st.Size()
-}
-
-var _ blockdev.Device = fileDevice{}
-
-// startAgent runs an agent in another process and returns it with its block device.
-func startAgent(t *testing.T, spec agentSpec) (*exec.Cmd, string) {
-	t.Helper()
-	text, err := json.Marshal(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "KEYWARD_TEST_AGENT="+string(text))
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	var errOut bytes.Buffer
-	cmd.Stderr = &errOut
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	line := make([]byte, 64)
-	n, err := out.Read(line)
-	if err != nil {
-		t.Fatalf("agent did not attach: %v: %s", err, errOut.String())
-	}
-	return cmd, strings.TrimSpace(string(line[:n]))
-}
 
 func newImage(t *testing.T, size int64) string {
 	t.Helper()
@@ -139,10 +53,7 @@ func TestStale_afterSIGKILLTheVolumeCanBeAttachedAgainAndSyncedDataIsThere(t *te
 	}
 	defer f.Close()
 
-	if err := agent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = agent.Wait()
+	agent.kill()
 	if _, err := Attach(context.Background(), newCountingDevice(1<<20), Options{Kind: KindFUSE, VolumeUUID: id, RuntimeDir: dir}); !errors.Is(err, ErrAttached) {
 		t.Errorf("Attach before Stale: %v, want ErrAttached", err)
 	}
@@ -173,9 +84,7 @@ func TestStale_afterSIGKILLTheVolumeCanBeAttachedAgainAndSyncedDataIsThere(t *te
 	}
 	f.Close()
 	eventually(t, "the dead loop device goes once nobody holds it", func() bool { return a.Path() == dev || loopBacking(loopNumber(dev)) == "" })
-	if err := unix.Unmount(mp2, 0); err != nil {
-		t.Fatal(err)
-	}
+	unmount(t, mp2)
 }
 
 func loopNumber(path string) int {
@@ -203,8 +112,9 @@ func TestStale_stateOfAnotherBootOrOfAReusedPID(t *testing.T) {
 	t.Parallel()
 	me := self()
 	for name, o := range map[string]owner{
-		"another boot":     {PID: me.PID, Start: me.Start, BootID: "00000000-0000-0000-0000-000000000000"},
-		"PID was reused":   {PID: me.PID, Start: me.Start + 1, BootID: me.BootID},
+		"another boot":     {PID: me.PID, Start: me.Start, BootID: "00000000-0000-0000-0000-000000000000", Life: me.Life},
+		"PID was reused":   {PID: me.PID, Start: me.Start + 1, BootID: me.BootID, Life: me.Life},
+		"before an exec":   {PID: me.PID, Start: me.Start, BootID: me.BootID, Life: uuid.NewString()},
 		"no such process":  {PID: 1 << 30, Start: 1, BootID: me.BootID},
 		"never had a PID":  {BootID: me.BootID},
 		"kernel thread 0?": {PID: -1, BootID: me.BootID},

@@ -30,7 +30,12 @@ type owner struct {
 	PID    int    `json:"pid"`
 	Start  uint64 `json:"start"` // field 22 of /proc/PID/stat, clock ticks since boot
 	BootID string `json:"boot_id"`
+	// Life is another one after an exec, which changes neither PID nor start.
+	Life string `json:"life"`
 }
+
+// life names this program's run.
+var life = uuid.NewString()
 
 func runDir(runtimeDir, volumeUUID string) string { return filepath.Join(runtimeDir, volumeUUID) }
 func stateFile(dir string) string                 { return filepath.Join(dir, "attachment.json") }
@@ -141,12 +146,12 @@ func readState(runtimeDir, volumeUUID string) (state, error) {
 
 func self() owner {
 	start, _ := processStart(os.Getpid())
-	return owner{PID: os.Getpid(), Start: start, BootID: bootID()}
+	return owner{PID: os.Getpid(), Start: start, BootID: bootID(), Life: life}
 }
 
 // alive reports whether the owner still runs.
 func (o owner) alive() bool {
-	if o.PID <= 0 || o.BootID != bootID() {
+	if o.PID <= 0 || o.BootID != bootID() || o.PID == os.Getpid() && o.Life != life {
 		return false
 	}
 	start, err := processStart(o.PID)

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"keyward/nbdcrypt"
 	"keyward/nbdcrypt/blockdev"
 	"keyward/nbdcrypt/keymem"
@@ -26,13 +24,13 @@ type encrypted struct {
 	secret []byte
 }
 
-func newEncrypted(t *testing.T) *encrypted {
+func newEncrypted(t *testing.T, size int64) *encrypted {
 	t.Helper()
 	e := &encrypted{image: filepath.Join(t.TempDir(), "volume.img"), secret: make([]byte, 64)}
 	if _, err := rand.Read(e.secret); err != nil {
 		t.Fatal(err)
 	}
-	dev, err := blockdev.CreateFile(e.image, luks2.DataOffset+48<<20)
+	dev, err := blockdev.CreateFile(e.image, luks2.DataOffset+size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +84,7 @@ func TestAttach_encryptedVolumeHoldsAFileSystem(t *testing.T) {
 			} else {
 				needFUSE(t)
 			}
-			e := newEncrypted(t)
+			e := newEncrypted(t, 48<<20)
 			a, vol := e.attach(t, kind, false)
 			mkfs(t, a.Path())
 			mp := mountForTest(t, a.Path())
@@ -95,9 +93,7 @@ func TestAttach_encryptedVolumeHoldsAFileSystem(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(mp, "secret"), secret, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Unmount(mp, 0); err != nil {
-				t.Fatal(err)
-			}
+			unmount(t, mp)
 			if err := a.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -114,9 +110,7 @@ func TestAttach_encryptedVolumeHoldsAFileSystem(t *testing.T) {
 			b, _ := e.attach(t, kind, true)
 			mp = mountReadOnly(t, b.Path())
 			verify(t, mp, sums)
-			if err := unix.Unmount(mp, 0); err != nil {
-				t.Fatal(err)
-			}
+			unmount(t, mp)
 		})
 	}
 }
@@ -129,7 +123,7 @@ func TestAttach_suspendedVolumeMakesRequestsWaitAndLosesNone(t *testing.T) {
 			} else {
 				needFUSE(t)
 			}
-			e := newEncrypted(t)
+			e := newEncrypted(t, 48<<20)
 			a, vol := e.attach(t, kind, false)
 			f := openDirect(t, a.Path())
 			buf := aligned(t, 64<<10)

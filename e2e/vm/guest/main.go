@@ -21,6 +21,8 @@ type plan struct {
 	Modules []string `json:"modules"`
 	// Programs are run one after the other.
 	Programs []program `json:"programs"`
+	// Scratch is a disk for temporary files, empty for none.
+	Scratch string `json:"scratch"`
 }
 
 type program struct {
@@ -70,9 +72,15 @@ func run() error {
 			return err
 		}
 	}
+	temp := "/tmp"
+	if p.Scratch != "" {
+		if temp, err = scratch(p.Scratch); err != nil {
+			return err
+		}
+	}
 	for _, prog := range p.Programs {
 		status := "passed"
-		if err := start(prog); err != nil {
+		if err := start(prog, temp); err != nil {
 			status = "failed " + err.Error()
 		}
 		fmt.Println(mark+"program", prog.Name, status)
@@ -81,6 +89,21 @@ func run() error {
 		}
 	}
 	return nil
+}
+
+// scratch makes a file system on the disk and returns where it is mounted.
+func scratch(disk string) (string, error) {
+	const mp = "/scratch"
+	if out, err := exec.Command("/usr/sbin/mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mkfs.ext4 %s: %w: %s", disk, err, out)
+	}
+	if err := os.MkdirAll(mp, 0o755); err != nil {
+		return "", err
+	}
+	if err := unix.Mount(disk, mp, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return "", fmt.Errorf("mount %s: %w", disk, err)
+	}
+	return mp, nil
 }
 
 func load(path string) error {
@@ -95,9 +118,9 @@ func load(path string) error {
 	return nil
 }
 
-func start(p program) error {
+func start(p program, temp string) error {
 	cmd := exec.Command(p.Path, p.Args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "TMPDIR=/tmp", "KEYWARD_VM=1", "GOTRACEBACK=all"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "TMPDIR=" + temp, "KEYWARD_VM=1", "GOTRACEBACK=all"}
 	cmd.Dir = "/tmp"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	return cmd.Run()
@@ -106,7 +129,7 @@ func start(p program) error {
 // leftovers are block devices and mounts that a program has not cleaned up.
 func leftovers() []string {
 	var out []string
-	for _, pattern := range []string{"/sys/block/nbd*/pid", "/sys/block/loop*/loop/backing_file", "/sys/block/dm-*/dm/name"} {
+	for _, pattern := range []string{"/sys/block/nbd*/pid", "/sys/block/loop*/loop/backing_file", "/sys/block/dm-*/dm/name", "/sys/block/md*/md/array_state"} {
 		found, _ := filepath.Glob(pattern)
 		out = append(out, found...)
 	}
@@ -116,7 +139,7 @@ func leftovers() []string {
 	}
 	defer f.Close()
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if fields := strings.Fields(sc.Text()); len(fields) > 2 && (strings.HasPrefix(fields[0], "/dev/") || strings.HasPrefix(fields[2], "fuse")) {
+		if fields := strings.Fields(sc.Text()); len(fields) > 2 && fields[1] != "/scratch" && (strings.HasPrefix(fields[0], "/dev/") || strings.HasPrefix(fields[2], "fuse")) {
 			out = append(out, fields[1])
 		}
 	}
