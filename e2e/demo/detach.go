@@ -32,11 +32,11 @@ func detach() error {
 	}
 	keeper := exec.Command(self, "keep")
 	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	keeper.Stderr = os.Stderr
 	output, err := keeper.StdoutPipe()
 	if err != nil {
 		return err
 	}
+	keeper.Stderr = keeper.Stdout // nothing of the keeper's may hold this program's own outputs open
 	if err := keeper.Start(); err != nil {
 		return err
 	}

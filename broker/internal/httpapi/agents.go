@@ -63,7 +63,6 @@ func RegisterAgents(r *Router, d AgentDeps) {
 	if d.Clock == nil {
 		d.Clock = time.Now
 	}
-	plainOnly(r.app, "/agent/v1")
 	limit := newLimiter(enrolBurst, enrolInterval, d.Clock)
 	r.app.Use(api.PathEnrol, func(c *fiber.Ctx) error {
 		if wait, ok := limit.allow(c.IP()); !ok {

@@ -64,6 +64,7 @@ func NewApp(o AppOptions) *fiber.App {
 		ErrorHandler:            func(c *fiber.Ctx, err error) error { return refuse(c, o.Logger, err) },
 	})
 	app.Use(frame(o))
+	plainOnly(app)
 	return app
 }
 

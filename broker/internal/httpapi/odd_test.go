@@ -94,6 +94,7 @@ func TestRoutes_compressedBodiesAreRefused(t *testing.T) {
 		}{
 			{r.browser(), r.agentsAt, api.PathEnrol},
 			{r.browser(b.cert), r.agentsAt, api.PathHeartbeat},
+			{r.browser(), r.peopleAt, "/api/v1/sessions"},
 			{r.browser(), r.peopleAt, "/api/v1/policies"},
 		} {
 			req, err := http.NewRequestWithContext(t.Context(), "POST", to.url+to.path, bytes.NewReader(bomb.Bytes()))

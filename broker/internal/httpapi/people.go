@@ -23,7 +23,6 @@ type PeopleDeps struct {
 
 // RegisterPeople registers those routes under /api/v1. Accounts, users and the audit log are registered on their own.
 func RegisterPeople(r *Router, d PeopleDeps) {
-	plainOnly(r.app, "/api/v1")
 	registerRequests(r, d)
 	registerPolicies(r, d)
 	registerImages(r, d)

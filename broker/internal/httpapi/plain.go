@@ -10,16 +10,17 @@ import (
 	"keyward/broker/internal/problem"
 )
 
-// plainOnly guards the routes that are registered after it from two kinds of input that reach further than they should.
+// plainOnly keeps two kinds of input that reach further than they should from every route.
 // A compressed body is unpacked whole before its size is looked at, so a megabyte may become a gigabyte. Text with NUL
 // bytes is a fault of the statement on one of the databases, which strangers could fill the broker's log with.
-func plainOnly(app *fiber.App, prefix string) {
-	app.Use(prefix, func(c *fiber.Ctx) error {
+func plainOnly(app *fiber.App) {
+	app.Use(func(c *fiber.Ctx) error {
 		if e := c.Get(fiber.HeaderContentEncoding); e != "" && !strings.EqualFold(e, "identity") {
 			return problem.New(http.StatusUnsupportedMediaType, "content-encoding", "Compressed bodies are not accepted",
 				"The request's body is encoded.", "Send the body as it is, without Content-Encoding.")
 		}
-		if holdsNUL(c.BodyRaw()) || strings.Contains(string(c.Request().URI().RequestURI()), "%00") {
+		form := strings.HasPrefix(c.Get(fiber.HeaderContentType), fiber.MIMEApplicationForm) && bytes.Contains(c.BodyRaw(), []byte("%00"))
+		if form || holdsNUL(c.BodyRaw()) || strings.Contains(string(c.Request().URI().RequestURI()), "%00") {
 			return problem.New(http.StatusBadRequest, "bad-request", "The request is malformed", "A text in it holds a NUL byte.",
 				"Send text without NUL bytes.")
 		}
