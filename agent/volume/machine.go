@@ -27,6 +27,7 @@ type Event string
 // The events.
 const (
 	Ask        Event = "ask"         // the key is wanted: start, command, a person, contact after an outage
+	Renew      Event = "renew"       // the key is wanted although the open request was refused
 	Filed      Event = "filed"       // the broker has the request
 	NotFiled   Event = "not filed"   // the request did not reach the broker, or it refused it
 	Granted    Event = "granted"     // the delivered key is in this machine's memory
@@ -46,7 +47,7 @@ const (
 )
 
 // Events lists every event.
-var Events = []Event{Ask, Filed, NotFiled, Granted, Closed, Lapsed, Opened, MountDone, Failed, Revoke, Suspend, LeaseEnd, LeasePause,
+var Events = []Event{Ask, Renew, Filed, NotFiled, Granted, Closed, Lapsed, Opened, MountDone, Failed, Revoke, Suspend, LeaseEnd, LeasePause,
 	Stop, Gone, Held, Resumed}
 
 // Effect is something to do in the world because of an event.
@@ -100,6 +101,7 @@ var table = map[State]map[Event]Step{
 	},
 	Waiting: {
 		Ask:     to(Waiting),
+		Renew:   to(Requested, FileRequest),
 		Granted: to(Unlocked, Open),
 		Closed:  to(Locked),
 		Lapsed:  to(Locked, RetryLater),

@@ -11,7 +11,7 @@ import (
 var specification = map[State]map[Event]State{
 	Discovered: {Ask: Requested, Revoke: Discovered, Suspend: Discovered, Stop: Discovered},
 	Requested:  {Ask: Requested, Filed: Waiting, NotFiled: Locked, Revoke: Requested, Suspend: Requested, Stop: Locked},
-	Waiting: {Ask: Waiting, Granted: Unlocked, Closed: Locked, Lapsed: Locked, Revoke: Waiting, Suspend: Waiting,
+	Waiting: {Ask: Waiting, Renew: Requested, Granted: Unlocked, Closed: Locked, Lapsed: Locked, Revoke: Waiting, Suspend: Waiting,
 		Stop: Locked},
 	Unlocked: {Ask: Unlocked, Opened: Exported, Failed: Locked, Revoke: Locking, Suspend: Locking, LeaseEnd: Locking,
 		LeasePause: Locking, Stop: Locking},

@@ -32,6 +32,9 @@ func (v *Volume) handle(m message) {
 			return // never filed by this process; who sent it answers for it
 		}
 	}
+	if m.event == Renew && !v.refused() {
+		m.event = Ask
+	}
 	step, err := Apply(v.state, m.event)
 	if err != nil {
 		m.discard()
@@ -45,6 +48,14 @@ func (v *Volume) handle(m message) {
 	}
 	v.pending = step.Effects
 	v.proceed(nil)
+}
+
+// refused reports whether the volume waits for a request that was denied. It may still be approved by a later check, but
+// whoever asks anew does not want to wait for that.
+func (v *Volume) refused() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.state == Waiting && v.snap.RequestStatus == api.KeyDenied
 }
 
 // byID finds the request that a command names, the one whose key is held first.

@@ -104,6 +104,9 @@ func Backoff(n int) time.Duration {
 // open or the volume is mounted.
 func (v *Volume) Ask(why, disk string) { v.post(message{event: Ask, why: why, disk: disk}) }
 
+// AskAnew is Ask by somebody's word: a request that was denied is replaced by a new one. One that is undecided stays.
+func (v *Volume) AskAnew(why string) { v.post(message{event: Renew, why: why}) }
+
 // TakeBack is the broker's wish that the key of a request is given up.
 func (v *Volume) TakeBack(requestID string, mode api.RevokeMode, why string) {
 	event := Revoke

@@ -296,6 +296,31 @@ func TestVolume_anExpiredRequestIsReplacedUnlessItWasRevoked(t *testing.T) {
 	})
 }
 
+func TestVolume_askedAnewReplacesADeniedRequestOnly(t *testing.T) {
+	f := &fake{status: api.KeyPending}
+	life(t, f, func(v *Volume) {
+		v.AskAnew("by hand")
+		want(t, v, Waiting)
+		v.AskAnew("by hand")
+		want(t, v, Waiting)
+		if f.files != 1 {
+			t.Errorf("an undecided request was replaced (%d filed)", f.files)
+		}
+		f.decide(api.KeyDenied)
+		time.Sleep(2 * time.Second)
+		v.Ask("the device came back", "")
+		want(t, v, Waiting)
+		if f.files != 1 {
+			t.Errorf("a denied request was replaced without a word (%d filed)", f.files)
+		}
+		v.AskAnew("by hand")
+		want(t, v, Waiting)
+		if f.files != 2 {
+			t.Errorf("%d requests filed, want 2", f.files)
+		}
+	})
+}
+
 func TestBackoff_growsToAMinuteWithJitter(t *testing.T) {
 	for n, most := range map[int]time.Duration{0: time.Second, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: time.Minute, 1000: time.Minute} {
 		for range 100 {

@@ -22,7 +22,7 @@ func (d *Daemon) Control(ctx context.Context, r control.Request) control.Answer 
 		text, err = d.publishNow(ctx)
 	case control.OpRequest:
 		text, err = d.withVolume(ctx, r.Device, func(v *volume.Volume) (string, error) {
-			v.Ask("asked for on this machine", "")
+			v.AskAnew("asked for on this machine")
 			return "asked for " + v.Snapshot().Name + "; see: keyward-agent status", nil
 		})
 	case control.OpLock:

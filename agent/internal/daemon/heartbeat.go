@@ -148,5 +148,5 @@ func (d *Daemon) askFor(c api.Command) {
 		d.refreshSoon()
 		return
 	}
-	v.Ask("the broker asked", "")
+	v.AskAnew("the broker asked")
 }
