@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,6 +28,8 @@ type AgentOptions struct {
 	Extra string
 	// Token is the enrolment token.
 	Token string
+	// AccountID is the account to enrol in; empty means the broker's first.
+	AccountID string
 }
 
 // Enrol makes an agent known to the broker; Start runs it.
@@ -39,7 +42,7 @@ func (b *Broker) Enrol(ctx context.Context, o AgentOptions) (*Agent, error) {
 	if err := os.WriteFile(a.config, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	args := []string{"enrol", "--account", b.Setup.AccountID, "--token-file", "-", "--url", b.AgentURL}
+	args := []string{"enrol", "--account", cmp.Or(o.AccountID, b.Setup.AccountID), "--token-file", "-", "--url", b.AgentURL}
 	for _, image := range o.Images {
 		args = append(args, "--image", image)
 	}

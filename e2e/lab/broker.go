@@ -1,14 +1,19 @@
 package lab
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"keyward/broker/api"
@@ -24,6 +29,8 @@ type Broker struct {
 	CAFile        string
 	CA            []byte
 	Setup         Setup
+	// store names data folder, root key and database to every command.
+	store []string
 }
 
 // Setup is what `init --json` prints once.
@@ -48,6 +55,10 @@ type BrokerOptions struct {
 	Account, Admin, Approver string
 	// DSN names another store than the embedded one.
 	DSN string
+	// Settings are further flags of serve.
+	Settings []string
+	// Host is the address of this machine to listen on; empty means 127.0.0.1.
+	Host string
 }
 
 // StartBroker initialises a broker and starts it.
@@ -55,7 +66,7 @@ func StartBroker(ctx context.Context, o BrokerOptions) (*Broker, error) {
 	if err := os.MkdirAll(filepath.Dir(o.RootKey), 0o700); err != nil {
 		return nil, err
 	}
-	people, agents := freeAddress(), freeAddress()
+	people, agents := freeAddress(o.Host), freeAddress(o.Host)
 	common := []string{"--data", o.Dir, "--root-key", o.RootKey}
 	if o.DSN != "" {
 		common = append(common, "--dsn", o.DSN)
@@ -67,27 +78,42 @@ func StartBroker(ctx context.Context, o BrokerOptions) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("initialise the broker: %w", err)
 	}
-	b := &Broker{Bin: o.Bin, Dir: o.Dir, URL: "https://" + people, AgentURL: "https://" + agents, CAFile: filepath.Join(o.Dir, "ca.pem")}
+	b := &Broker{Bin: o.Bin, Dir: o.Dir, URL: "https://" + people, AgentURL: "https://" + agents, CAFile: filepath.Join(o.Dir, "ca.pem"),
+		store: common}
 	if err := json.Unmarshal(out, &b.Setup); err != nil {
 		return nil, fmt.Errorf("read what init printed: %w", err)
 	}
+	return b.open(ctx, o, people, agents)
+}
+
+// RestoreBroker starts a broker on copies of another one's data folder and root key, under the other's addresses: what
+// is left when a machine was lost and its backup was not. The other one no longer runs.
+func RestoreBroker(ctx context.Context, lost *Broker, o BrokerOptions) (*Broker, error) {
+	b := &Broker{Bin: o.Bin, Dir: o.Dir, URL: lost.URL, AgentURL: lost.AgentURL, CAFile: filepath.Join(o.Dir, "ca.pem"), Setup: lost.Setup,
+		store: []string{"--data", o.Dir, "--root-key", o.RootKey}}
+	return b.open(ctx, o, strings.TrimPrefix(lost.URL, "https://"), strings.TrimPrefix(lost.AgentURL, "https://"))
+}
+
+// open starts what is set up and waits until it can work.
+func (b *Broker) open(ctx context.Context, o BrokerOptions, people, agents string) (_ *Broker, err error) {
 	if b.CA, err = os.ReadFile(b.CAFile); err != nil {
 		return nil, err
 	}
 	b.Process = Process{Name: "keyward-broker", Log: filepath.Join(filepath.Dir(o.RootKey), "broker.log"),
-		Args: append([]string{o.Bin, "serve", "--people-listen", people, "--agent-listen", agents, "--service-url", b.AgentURL}, common...)}
+		Args: slices.Concat([]string{o.Bin, "serve", "--people-listen", people, "--agent-listen", agents, "--service-url", b.AgentURL},
+			b.store, o.Settings)}
 	if err := b.Start(); err != nil {
 		return nil, err
 	}
 	if err := b.AwaitReady(ctx); err != nil {
-		return nil, fmt.Errorf("%w; its log ends:\n%s", err, b.LogTail(20))
+		return nil, errors.Join(fmt.Errorf("%w; its log ends:\n%s", err, b.LogTail(20)), b.Stop(10*time.Second))
 	}
 	return b, nil
 }
 
-// freeAddress is a loopback address that nobody listens on now.
-func freeAddress() string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// freeAddress is an address with a port that nobody listens on now.
+func freeAddress(host string) string {
+	listener, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(host, "127.0.0.1"), "0"))
 	if err != nil {
 		panic(err)
 	}
@@ -111,12 +137,42 @@ func (b *Broker) AwaitReady(ctx context.Context) error {
 
 // LogOn opens a session for a user of the broker's first account.
 func (b *Broker) LogOn(ctx context.Context, user, password string) (*client.People, error) {
+	return b.LogOnTo(ctx, b.Setup.AccountID, Login{Name: user, Password: password})
+}
+
+// LogOnTo opens a session for a user of any account, by the account's name or ID.
+func (b *Broker) LogOnTo(ctx context.Context, account string, as Login) (*client.People, error) {
 	people, err := client.NewPeople(b.URL, b.CA)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := people.LogOn(ctx, api.LogOn{Account: b.Setup.AccountID, User: user, Password: password}); err != nil {
-		return nil, fmt.Errorf("log on as %s: %w", user, err)
+	if _, err := people.LogOn(ctx, api.LogOn{Account: account, User: as.Name, Password: as.Password}); err != nil {
+		return nil, fmt.Errorf("log on as %s: %w", as.Name, err)
 	}
 	return people, nil
+}
+
+// NewAccount adds an account to the running broker, as its operator does; the Account Administrator is called "ada" and
+// the Key Approver "kim".
+func (b *Broker) NewAccount(ctx context.Context, name string) (setup Setup, err error) {
+	out, err := b.Command(ctx, "account", "create", name, "--admin", "ada", "--approver", "kim", "--json")
+	if err != nil {
+		return setup, err
+	}
+	if err := json.Unmarshal(out, &setup); err != nil {
+		return setup, fmt.Errorf("read the new account: %w", err)
+	}
+	return setup, nil
+}
+
+// Command runs an operator's command on this broker's data, beside the running one, and returns its standard output.
+func (b *Broker) Command(ctx context.Context, args ...string) ([]byte, error) {
+	command := exec.CommandContext(ctx, b.Bin, slices.Concat(args, b.store)...)
+	var complaint bytes.Buffer
+	command.Stderr = &complaint
+	out, err := command.Output()
+	if err != nil {
+		return out, fmt.Errorf("keyward-broker %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(complaint.Bytes()))
+	}
+	return out, nil
 }

@@ -35,10 +35,10 @@ func (p *Process) Start() error {
 	if p.RestartDelay == 0 {
 		p.RestartDelay = 200 * time.Millisecond
 	}
-	p.stop, p.done = make(chan struct{}), make(chan struct{})
 	if err := p.launch(); err != nil {
 		return err
 	}
+	p.stop, p.done = make(chan struct{}), make(chan struct{})
 	go p.keep()
 	return nil
 }
@@ -95,7 +95,13 @@ func (p *Process) PID() int {
 }
 
 // Kill ends the process by SIGKILL; it is started again.
-func (p *Process) Kill() error { return syscall.Kill(p.PID(), syscall.SIGKILL) }
+func (p *Process) Kill() error {
+	pid := p.PID()
+	if pid == 0 { // which would be everything in this process's group
+		return fmt.Errorf("%s was never started", p.Name)
+	}
+	return syscall.Kill(pid, syscall.SIGKILL)
+}
 
 // Stop ends the process by SIGTERM, and after grace by SIGKILL, and does not start it again.
 func (p *Process) Stop(grace time.Duration) error {

@@ -1,0 +1,94 @@
+package unlock
+
+import (
+	"archive/zip"
+	"bytes"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/e2e/lab"
+)
+
+const passphrase = "correct horse battery staple"
+
+// exported takes a device's key out as the Security Administrator and returns the key as the agent's command writes it.
+func (m *machine) exported(device string) (key []byte, file string) {
+	m.t.Helper()
+	sam := lab.Login{Name: "sam", Password: "Just+Enough1"}
+	err := m.Do(m.t.Context(), http.MethodPost, "/api/v1/users", api.UserWrite{Name: sam.Name, Role: api.RoleSecurityAdmin, Password: sam.Password}, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	refusedAs(m.t, "the Account Administrator exports a key",
+		m.ExportKeys(m.t.Context(), api.ExportWrite{DeviceIDs: []string{device}, Passphrase: passphrase}, &bytes.Buffer{}), "forbidden")
+	var archive bytes.Buffer
+	if err := m.logOn(sam).ExportKeys(m.t.Context(), api.ExportWrite{DeviceIDs: []string{device}, Passphrase: passphrase}, &archive); err != nil {
+		m.t.Fatal(err)
+	}
+	reader, err := zip.NewReader(bytes.NewReader(archive.Bytes()), int64(archive.Len()))
+	if err != nil || len(reader.File) != 1 || reader.File[0].Name != device+".xml" {
+		m.t.Fatalf("the export has %+v, %v", reader, err)
+	}
+	dir := tempDir(m.t)
+	if err := os.CopyFS(dir, reader); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/passphrase", []byte(passphrase), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	file = dir + "/key"
+	if _, err := m.Run(m.t.Context(), "exported-key", filepath.Join(dir, device+".xml"), "--passphrase-file", dir+"/passphrase", "--out", file); err != nil {
+		m.t.Fatal(err)
+	}
+	if key, err = os.ReadFile(file); err != nil {
+		m.t.Fatal(err)
+	}
+	return key, file
+}
+
+// A key leaves the broker only for the Security Administrator and only under a passphrase; it opens the volume without
+// any of our programs. On the machine it is nowhere: not in the agent's files, not on the disk.
+func TestKey_exportOpensAndNothingElseHoldsIt(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		m := newAccount(t, s).machine(1, "")
+		d := m.encrypt(0, api.DeviceWrite{KeyBits: 256})
+		m.approve(0, d.ID)
+		key, file := m.exported(d.ID)
+		if len(key) != 64 {
+			t.Fatalf("the key has %d bytes, want two of 32", len(key))
+		}
+		if n := m.logged("key", "device-key.exported") + m.logged("user", "device-key.exported"); n != 1 {
+			t.Errorf("the log has %d exports, want 1", n)
+		}
+		if err := m.Stop(40 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		tool(t, "cryptsetup", "open", "--test-passphrase", "--type", "luks2", "--volume-key-file", file, "--key-size", "512", m.disks[0])
+		// Either half of an XTS key is a secret by itself.
+		for _, half := range [][]byte{key[:32], key[32:]} {
+			err := filepath.WalkDir(m.dir, func(path string, entry fs.DirEntry, err error) error {
+				if err != nil || !entry.Type().IsRegular() {
+					return err
+				}
+				found, err := lab.DiskHolds(path, half)
+				if found {
+					t.Errorf("%s holds the key", path)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.kind.name == "sqlite" {
+				if found, err := lab.DiskHolds(filepath.Join(s.broker.Dir, "keyward.db"), half); err != nil || found {
+					t.Errorf("the database holds the key in clear: %v, %v", found, err)
+				}
+			}
+		}
+	})
+}
