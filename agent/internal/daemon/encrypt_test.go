@@ -146,7 +146,7 @@ func TestOpen_refusesWhatTheRecordDoesNotSay(t *testing.T) {
 		}, "sector_size"},
 		"a record of another device": {func(_ *testing.T, r *rig, id, _ string) {
 			r.broker.Edit(id, func(d *brokertest.Device) { d.Volume.Device = "another" })
-		}, "another"},
+		}, "record in device"},
 		"a record of another account": {func(_ *testing.T, r *rig, id, _ string) {
 			r.broker.Edit(id, func(d *brokertest.Device) { d.Volume.Account = "another" })
 		}, "account"},

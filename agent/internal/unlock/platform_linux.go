@@ -88,11 +88,10 @@ func (p *Platform) open(ctx context.Context, disk string, g *volume.Grant) (*exp
 	return x, nil
 }
 
-// belongs checks what the broker sent against itself and the machine, before the disk is touched.
+// belongs checks what the broker sent against itself and the machine, before the disk is touched. The record's device may
+// be another one: a clone keeps the header of its source, and the broker says so.
 func belongs(g *volume.Grant, account string) error {
 	switch {
-	case g.Volume.Device != g.Device.ID:
-		return fmt.Errorf("the delivered volume record is of device %q, the key of device %q: refused", g.Volume.Device, g.Device.ID)
 	case g.Volume.Account != account:
 		return fmt.Errorf("the delivered volume record is of account %q, this machine of account %q: refused", g.Volume.Account, account)
 	case record.OnDisk(g.Volume).KeyLen() != g.Key.Len():
