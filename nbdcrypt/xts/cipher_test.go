@@ -7,21 +7,16 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 
 	oracle "golang.org/x/crypto/xts"
 
 	"keyward/nbdcrypt/internal/sector"
+	"keyward/nbdcrypt/internal/sector/sectortest"
 )
 
-func randomBytes(r *rand.Rand, n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
-	return b
-}
+// subject is every kernel of this processor beside golang.org/x/crypto/xts.
+var subject = sectortest.Subject{Kernels: Kernels, New: NewWithKernel, KeyLens: []int{32, 48, 64}, Reference: reference}
 
 // reference encrypts with golang.org/x/crypto/xts, sector by sector.
 func reference(t testing.TB, key, plain []byte, sectorSize int, tweak, step uint64) []byte {
@@ -38,101 +33,25 @@ func reference(t testing.TB, key, plain []byte, sectorSize int, tweak, step uint
 	return out
 }
 
-// agree checks every kernel against the oracle, from buffer to buffer and in place, and that nothing beyond the sectors
-// is touched.
-func agree(t testing.TB, key, plain []byte, sectorSize int, tweak, step uint64) {
-	t.Helper()
-	want := reference(t, key, plain, sectorSize, tweak, step)
-	for _, kernel := range Kernels() {
-		c, err := NewWithKernel(kernel, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Wipe()
-		const guard = 64
-		buf := bytes.Repeat([]byte{0xA5}, len(plain)+guard)
-		c.EncryptSectors(buf, plain, sectorSize, tweak, step)
-		if !bytes.Equal(buf[:len(plain)], want) {
-			t.Fatalf("%s: %d-bit key, %d sectors of %d, tweak %d+%d: ciphertext differs from x/crypto/xts",
-				kernel, len(key)*4, len(plain)/sectorSize, sectorSize, tweak, step)
-		}
-		if !bytes.Equal(buf[len(plain):], bytes.Repeat([]byte{0xA5}, guard)) {
-			t.Fatalf("%s: wrote behind the last sector", kernel)
-		}
-		in := buf[:len(plain)]
-		c.DecryptSectors(in, in, sectorSize, tweak, step)
-		if !bytes.Equal(in, plain) {
-			t.Fatalf("%s: decrypting in place does not give the plaintext back", kernel)
-		}
-		c.EncryptSectors(in, in, sectorSize, tweak, step)
-		if !bytes.Equal(in, want) {
-			t.Fatalf("%s: encrypting in place differs", kernel)
-		}
-	}
-}
-
 func TestEncryptSectors_agreesWithXCrypto(t *testing.T) {
 	t.Parallel()
+	subject.Table(t)
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, keyLen := range []int{32, 48, 64} {
-		for _, size := range []int{16, 32, 48, 240, 512, 528, 1024, 4096, 65536} {
-			for _, sectors := range []int{0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 33} {
-				if size*sectors > 600<<10 {
-					continue
-				}
-				for _, tweak := range []uint64{0, 1, 1<<32 - 3, 1<<63 - 2, 1<<64 - 5} {
-					if size >= 4096 && tweak > 1 && sectors > 3 {
-						continue // the slow oracle; tweaks are covered by small sectors
-					}
-					agree(t, randomBytes(r, keyLen), randomBytes(r, size*sectors), size, tweak, uint64(1+7*r.IntN(2)))
-				}
-			}
-		}
-	}
+	subject.Agree(t, sectortest.Case{Key: sectortest.Bytes(r, 64), Plain: sectortest.Bytes(r, 2*MaxSectorSize), Size: MaxSectorSize, Number: 7, Step: 128})
+	subject.Agree(t, sectortest.Case{Key: sectortest.Bytes(r, 64), Size: 512})
+}
+
+func TestEncryptSectors_agreesWithOpenSSL(t *testing.T) {
+	t.Parallel()
+	subject.OpenSSL(t, "xts", 32, 64) // OpenSSL has no XTS with 192 bits
 }
 
 func TestEncryptSectors_runsLongerThanOneKernelCall(t *testing.T) {
 	t.Parallel()
-	r := rand.New(rand.NewPCG(3, 4))
-	// 528 does not divide the length of a run: the split must still fall between sectors and the tweak go on.
-	for _, size := range []int{512, 528, 4096, 65536} {
-		agree(t, randomBytes(r, 64), randomBytes(r, size*((sector.MaxRun+sector.MaxRun/2)/size)), size, 1<<32-1, 8)
-	}
+	subject.LongRuns(t)
 }
 
-func TestEncryptSectors_unalignedBuffers(t *testing.T) {
-	t.Parallel()
-	r := rand.New(rand.NewPCG(5, 6))
-	key, plain := randomBytes(r, 64), randomBytes(r, 3*512)
-	want := reference(t, key, plain, 512, 9, 1)
-	for _, kernel := range Kernels() {
-		c, err := NewWithKernel(kernel, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for shift := range 17 {
-			buf := make([]byte, shift+len(plain))
-			copy(buf[shift:], plain)
-			c.EncryptSectors(buf[shift:], buf[shift:], 512, 9, 1)
-			if !bytes.Equal(buf[shift:], want) {
-				t.Errorf("%s: wrong at alignment %d", kernel, shift)
-			}
-		}
-		c.Wipe()
-	}
-}
-
-func FuzzEncryptSectors(f *testing.F) {
-	f.Add(uint64(1), uint8(0), uint8(31), uint8(3), uint64(0), uint64(1))
-	f.Add(uint64(2), uint8(1), uint8(0), uint8(33), uint64(1<<32-3), uint64(8))
-	f.Add(uint64(3), uint8(2), uint8(255), uint8(17), uint64(1<<63-1), uint64(1))
-	f.Fuzz(func(t *testing.T, seed uint64, bits, blocks, sectors uint8, tweak, step uint64) {
-		r := rand.New(rand.NewPCG(seed, seed))
-		key := randomBytes(r, []int{32, 48, 64}[bits%3])
-		size := (int(blocks) + 1) * 16
-		agree(t, key, randomBytes(r, size*int(sectors%40)), size, tweak, step)
-	})
-}
+func FuzzEncryptSectors(f *testing.F) { subject.Fuzz(f) }
 
 func TestNew_refusesBadKeys(t *testing.T) {
 	same := append(bytes.Repeat([]byte{7}, 32), bytes.Repeat([]byte{7}, 32)...)
@@ -194,30 +113,7 @@ func TestEncryptSectors_panicsOnMisuseAndTouchesNothing(t *testing.T) {
 
 func TestCipher_concurrentUse(t *testing.T) {
 	t.Parallel()
-	r := rand.New(rand.NewPCG(7, 8))
-	key, plain := randomBytes(r, 64), randomBytes(r, 16*512)
-	want := reference(t, key, plain, 512, 5, 1)
-	for _, kernel := range Kernels() {
-		c, err := NewWithKernel(kernel, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() {
-				buf := make([]byte, len(plain))
-				for range 20 {
-					c.EncryptSectors(buf, plain, 512, 5, 1)
-					if !bytes.Equal(buf, want) {
-						t.Errorf("%s: wrong under concurrency", kernel)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
-		c.Wipe()
-	}
+	subject.Concurrent(t)
 }
 
 func TestSelfTest_everyKernelPassesAndDigestsAreTheOraclesOwn(t *testing.T) {

@@ -32,6 +32,7 @@ type Registry struct {
 	cipher string
 	all    []Kernel
 	usable func() []Kernel
+	asked  bool
 }
 
 // NewRegistry starts with the kernel that runs everywhere. cipher names the cipher in messages.
@@ -39,6 +40,7 @@ func NewRegistry(cipher string, generic Kernel) *Registry {
 	r := &Registry{cipher: cipher, all: []Kernel{generic}}
 	// Computed on first use, after the init functions of all files have added theirs.
 	r.usable = sync.OnceValue(func() (list []Kernel) {
+		r.asked = true
 		for i := len(r.all) - 1; i >= 0; i-- {
 			if r.all[i].Available() {
 				list = append(list, r.all[i])
@@ -49,8 +51,14 @@ func NewRegistry(cipher string, generic Kernel) *Registry {
 	return r
 }
 
-// Add appends kernels, each faster than those before. Only init functions call it.
-func (r *Registry) Add(kernels ...Kernel) { r.all = append(r.all, kernels...) }
+// Add appends kernels, each faster than those before. Only init functions call it; it panics if a choice was made
+// before, which would have been a slow one that nobody notices.
+func (r *Registry) Add(kernels ...Kernel) {
+	if r.asked {
+		panic("sector: a kernel of " + r.cipher + " is added after the first choice of one")
+	}
+	r.all = append(r.all, kernels...)
+}
 
 // Usable are the kernels that this processor runs, fastest first.
 func (r *Registry) Usable() []Kernel { return r.usable() }
