@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 BIN := bin
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X keyward/agent/internal/cli.Version=$(VERSION)
 
 # What the demonstration needs, and what the tests need beyond it.
 DEMO_PACKAGES := cryptsetup-bin e2fsprogs xfsprogs

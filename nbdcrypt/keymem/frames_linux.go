@@ -43,14 +43,20 @@ func scrubSignalFrames() {
 	}
 }
 
-// signalPending reports whether a thread of this process has not taken its SIGURG yet (SigPnd of proc(5)).
+// signalPending reports whether a thread of this process has yet to take its SIGURG (proc(5)). A thread that blocks the
+// signal, as the runtime's own for signals does, never runs with a key in its registers.
 func signalPending(thread string) bool {
 	status, err := os.ReadFile("/proc/self/task/" + thread + "/status")
 	if err != nil {
 		return false // it has ended
 	}
-	_, rest, _ := bytes.Cut(status, []byte("SigPnd:"))
-	mask, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte("\n"))
-	bits, err := strconv.ParseUint(string(mask), 16, 64)
+	return urgent(status, "SigPnd:") && !urgent(status, "SigBlk:")
+}
+
+// urgent reports whether SIGURG is in one of the masks of a thread's status.
+func urgent(status []byte, mask string) bool {
+	_, rest, _ := bytes.Cut(status, []byte(mask))
+	digits, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte("\n"))
+	bits, err := strconv.ParseUint(string(digits), 16, 64)
 	return err == nil && bits&(1<<(unix.SIGURG-1)) != 0
 }
