@@ -58,6 +58,8 @@ type client struct {
 	t          testing.TB
 	conn       net.Conn
 	structured bool
+	// parts are structured replies of which chunks have come, by cookie.
+	parts map[uint64]answer
 	// ended delivers what ServeConn returned.
 	ended chan error
 	hdr   [requestHeaderSize]byte
@@ -235,9 +237,13 @@ func requestBytes(cmd, flags uint16, cookie, off uint64, length uint32) []byte {
 type answer struct {
 	cookie uint64
 	errno  Errno
-	// chunk is the type of a structured reply's chunk, 0 for a simple reply.
-	chunk uint16
-	data  []byte
+	// chunk is the type of a structured reply's last chunk, 0 for a simple reply; chunks is how many there were.
+	chunk  uint16
+	chunks int
+	data   []byte
+	// end is the offset behind data.
+	end     uint64
+	message string
 }
 
 // receive reads a reply; n is the length of the data in a simple reply without an error.
@@ -258,25 +264,50 @@ func (c *client) receive(n int) answer {
 	default:
 		c.t.Fatalf("reply begins with %x", b)
 	}
-	if flags := binary.BigEndian.Uint16(b[4:]); flags != chunkFlagDone {
-		c.t.Fatalf("chunk flags %#x, want one chunk for each reply", flags)
+	if a, done := c.receiveChunk(b); done {
+		return a
 	}
-	a := answer{cookie: binary.BigEndian.Uint64(b[8:]), chunk: binary.BigEndian.Uint16(b[6:])}
-	length := int(binary.BigEndian.Uint32(c.read(4)))
-	body := c.read(length)
+	return c.receive(n)
+}
+
+// receiveChunk reads the rest of a chunk that begins with b, and adds it to those before it. It reports whether that was
+// the last. Data must come in order and without gaps, and none after an error.
+func (c *client) receiveChunk(b []byte) (a answer, done bool) {
+	c.t.Helper()
+	cookie, flags := binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint16(b[4:])
+	a = c.parts[cookie]
+	a.cookie, a.chunk = cookie, binary.BigEndian.Uint16(b[6:])
+	a.chunks++
+	body := c.read(int(binary.BigEndian.Uint32(c.read(4))))
 	switch a.chunk {
 	case chunkError:
 		a.errno = Errno(binary.BigEndian.Uint32(body))
-		a.data = body[6:]
-		if int(binary.BigEndian.Uint16(body[4:])) != len(a.data) {
+		a.message = string(body[6:])
+		if int(binary.BigEndian.Uint16(body[4:])) != len(a.message) {
 			c.t.Fatalf("error chunk %x: wrong length of the message", body)
 		}
 	case chunkOffsetData:
-		a.data = body[8:]
+		off := binary.BigEndian.Uint64(body)
+		if len(a.data) > 0 && off != a.end {
+			c.t.Fatalf("a chunk begins at %d, the one before it ended at %d", off, a.end)
+		}
+		a.data = append(a.data, body[8:]...)
+		a.end = off + uint64(len(body)-8)
 	default:
 		a.data = body
 	}
-	return a
+	if flags == chunkFlagDone {
+		delete(c.parts, cookie)
+		return a, true
+	}
+	if flags != 0 || a.errno != OK {
+		c.t.Fatalf("chunk of type %d with flags %#x and error %d", a.chunk, flags, uint32(a.errno))
+	}
+	if c.parts == nil {
+		c.parts = map[uint64]answer{}
+	}
+	c.parts[cookie] = a
+	return a, false
 }
 
 // do sends one request and waits for its reply.

@@ -12,15 +12,21 @@
 // One goroutine per connection reads requests. It validates each one (validate.go, one table), takes a buffer from the
 // shared memory budget and reads the payload of a write. A small request to a device that answers quickly is carried out
 // right there and its reply is kept until the next read would block; anything else goes to a worker, of which a
-// connection has at most Options.MaxInFlight. Whoever finishes a request queues its reply, and the first who finds
-// nobody writing writes all that are queued in one writev.
+// connection has at most Options.MaxInFlight, and as many as there are processors while the device is quick. Whoever
+// finishes a request queues its reply, and the first who finds nobody writing writes all that are queued in one sendmsg.
+// With structured replies a long read is sent piece by piece as it comes from the device, so that it needs the memory of
+// one piece and is sent from the processor's cache.
+//
+// On Linux a connection in clear leaves the runtime's poller when its handshake is over (socket_linux.go): waiting for a
+// client is then one system call, and wakes no other thread.
 //
 // # Promises
 //
 // A FLUSH is answered only after blockdev.Device.Sync has returned for every write answered before it on any connection,
-// and a command with FUA only after its own data went through Sync. A read is answered only after the device has filled
-// the whole buffer, so that an error never follows a header that said success. A write whose payload did not arrive in
-// full is never carried out. Nothing is allocated by a length that has not been checked.
+// and a command with FUA only after its own data went through Sync. Data is sent only after the device has filled it in:
+// a header that says success never precedes an error of the same data, and a read in pieces that fails later ends in an
+// error chunk. A write whose payload did not arrive in full is never carried out. Nothing is allocated by a length that
+// has not been checked.
 //
 // # Errors
 //

@@ -44,14 +44,45 @@ func (s *session) execute(r *request) {
 	}
 }
 
+// readPiece is the most that is read before it is sent: small enough to be still in the processor's cache.
+const readPiece = 512 << 10
+
+// pieceOf is how much of a READ is held in memory at a time. Structured replies may report an error after data, so with
+// them a long read goes out in pieces, unless the client forbids it.
+func (s *session) pieceOf(r *request) int {
+	if s.structured && r.flags&cmdFlagDF == 0 {
+		return int(min(r.length, readPiece))
+	}
+	return int(r.length)
+}
+
+// read fills r.data with the end of r's range, and sends what is before it.
 func (s *session) read(r *request) error {
-	n, err := s.target.Device.ReadAt(r.data, int64(r.offset))
-	if n == len(r.data) && err == io.EOF {
+	piece := uint32(len(r.data))
+	for ; r.length-r.sent > piece; r.sent += piece {
+		if err := s.fill(r.data, int64(r.offset)+int64(r.sent)); err != nil {
+			return err
+		}
+		s.encodeReply(r)
+		if !s.out.stream(r) {
+			return errStopped
+		}
+	}
+	r.data = r.data[:r.length-r.sent]
+	return s.fill(r.data, int64(r.offset)+int64(r.sent))
+}
+
+// fill reads all of p from the device.
+func (s *session) fill(p []byte, off int64) error {
+	meter := startMeter(len(p))
+	n, err := s.target.Device.ReadAt(p, off)
+	s.observe(meter.waited())
+	if n == len(p) && err == io.EOF {
 		err = nil
 	}
-	if err == nil && n != len(r.data) {
+	if err == nil && n != len(p) {
 		// The rest of the buffer is somebody else's old data.
-		err = fmt.Errorf("the device read %d of %d bytes: %w", n, len(r.data), io.ErrUnexpectedEOF)
+		err = fmt.Errorf("the device read %d of %d bytes: %w", n, len(p), io.ErrUnexpectedEOF)
 	}
 	if err == nil {
 		s.srv.stats.bytesRead.Add(uint64(n))
@@ -62,11 +93,13 @@ func (s *session) read(r *request) error {
 func (s *session) write(r *request) error {
 	var n int
 	var err error
+	meter := startMeter(len(r.data))
 	if s.target.inPlace != nil {
 		n, err = s.target.inPlace.WriteAtInPlace(r.data, int64(r.offset))
 	} else {
 		n, err = s.target.Device.WriteAt(r.data, int64(r.offset))
 	}
+	s.observe(meter.waited())
 	s.wrote()
 	if err == nil && n != len(r.data) {
 		err = fmt.Errorf("the device wrote %d of %d bytes: %w", n, len(r.data), io.ErrShortWrite)

@@ -22,6 +22,8 @@ type link struct {
 	target   *target
 	session  *session
 	draining bool
+	// severed is set by cut.
+	severed bool
 }
 
 // connect registers conn, which is closed when that is refused.
@@ -62,11 +64,18 @@ func (l *link) disconnect() {
 
 // transmit serves the transmission phase on conn, which is l's own or TLS on top of it.
 func (l *link) transmit(conn net.Conn, t *target, agreed terms, rd *wireReader, stall time.Duration) error {
-	s := newSession(l.srv, conn, t, agreed, rd, stall)
-	s.abortConn = l.conn
+	wire := transport(conn)
+	abort := io.Closer(l.conn)
+	if conn == l.conn {
+		wire = takeOver(conn)
+		abort = wire
+	}
+	defer wire.Close()
+	s := newSession(l.srv, wire, t, agreed, rd, stall)
+	s.abortConn = abort
 	l.srv.mu.Lock()
 	// The export may have been removed, or the server told to drain, since the handshake looked it up.
-	if l.draining || l.client && l.srv.exports[t.Name] != t {
+	if l.draining || l.severed || l.client && l.srv.exports[t.Name] != t {
 		l.srv.mu.Unlock()
 		return nil
 	}
@@ -74,9 +83,8 @@ func (l *link) transmit(conn net.Conn, t *target, agreed terms, rd *wireReader, 
 	l.srv.mu.Unlock()
 	err := s.serve()
 	if s.unread && l.client {
-		linger(conn)
+		linger(wire)
 	}
-	_ = conn.Close()
 	if err != nil {
 		return fmt.Errorf("nbd: export %q: %w", t.Name, err)
 	}
@@ -89,7 +97,7 @@ const lingerTime = 500 * time.Millisecond
 // linger says that nothing more will come and throws away what the client still sends. Without it, closing a connection
 // with unread requests resets it, and over TCP a reset overtakes replies that are still on their way. It is not for
 // socket pairs, whose unread requests a successor of this process answers.
-func linger(conn net.Conn) {
+func linger(conn transport) {
 	half, ok := conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
@@ -115,6 +123,7 @@ func (l *link) drain() {
 // cut ends the connection at once.
 func (l *link) cut() {
 	l.srv.mu.Lock()
+	l.severed = true
 	s := l.session
 	l.srv.mu.Unlock()
 	if s != nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -28,7 +27,7 @@ var errDrained = errors.New("the server is shutting down")
 
 // wireReader reads requests from a connection and their payloads. All but drain is for one goroutine.
 type wireReader struct {
-	conn net.Conn
+	conn transport
 	buf  []byte
 	r, w int
 	// exact makes header read no more than a header: the last payload was large, and what follows this header is
@@ -50,6 +49,15 @@ type wireReader struct {
 
 // buffered is the number of bytes read from the connection and not yet taken.
 func (d *wireReader) buffered() int { return d.w - d.r }
+
+// more says whether another request has begun to arrive. A connection that cannot tell is taken to have one.
+func (d *wireReader) more() bool {
+	if d.buffered() > 0 {
+		return true
+	}
+	c, ok := d.conn.(interface{ readable() bool })
+	return !ok || c.readable()
+}
 
 // header returns the next n bytes, which stay valid until the next call; n is at most readBufferSize. It returns io.EOF
 // when the connection ends before the first of them and errDrained when the server drains; both wrapped when some of them

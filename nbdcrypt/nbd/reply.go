@@ -21,15 +21,16 @@ func (t *terms) encodeReply(r *request) {
 	switch {
 	case t.structured && r.errno != OK:
 		message := r.errno.Error()
-		b = appendChunk(b, chunkError, r.cookie, uint32(6+len(message)))
+		b = appendChunk(b, true, chunkError, r.cookie, uint32(6+len(message)))
 		b = binary.BigEndian.AppendUint32(b, uint32(r.errno))
 		b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
 		b = append(b, message...)
 	case t.structured && r.cmd == cmdRead:
-		b = appendChunk(b, chunkOffsetData, r.cookie, uint32(8+len(r.data)))
-		b = binary.BigEndian.AppendUint64(b, r.offset)
+		last := uint64(r.sent)+uint64(len(r.data)) == uint64(r.length)
+		b = appendChunk(b, last, chunkOffsetData, r.cookie, uint32(8+len(r.data)))
+		b = binary.BigEndian.AppendUint64(b, r.offset+uint64(r.sent))
 	case t.structured && r.cmd == cmdBlockStatus:
-		b = appendChunk(b, chunkBlockStatus, r.cookie, uint32(4+len(r.data)))
+		b = appendChunk(b, true, chunkBlockStatus, r.cookie, uint32(4+len(r.data)))
 		b = binary.BigEndian.AppendUint32(b, baseAllocationID)
 	default:
 		b = binary.BigEndian.AppendUint32(b, magicSimple)
@@ -39,10 +40,14 @@ func (t *terms) encodeReply(r *request) {
 	r.replyLen = len(b)
 }
 
-// appendChunk appends the header of a chunk that is the whole reply.
-func appendChunk(b []byte, kind uint16, cookie uint64, length uint32) []byte {
+// appendChunk appends the header of a chunk; last is the one that ends the reply.
+func appendChunk(b []byte, last bool, kind uint16, cookie uint64, length uint32) []byte {
+	flags := uint16(0)
+	if last {
+		flags = chunkFlagDone
+	}
 	b = binary.BigEndian.AppendUint32(b, magicStructured)
-	b = binary.BigEndian.AppendUint16(b, chunkFlagDone)
+	b = binary.BigEndian.AppendUint16(b, flags)
 	b = binary.BigEndian.AppendUint16(b, kind)
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	return binary.BigEndian.AppendUint32(b, length)
@@ -50,9 +55,9 @@ func appendChunk(b []byte, kind uint16, cookie uint64, length uint32) []byte {
 
 // replyWriter sends replies. Any goroutine may push; the one that finds nobody writing writes everything that is queued.
 type replyWriter struct {
-	conn net.Conn
-	// vectored is false for a connection that has no writev, such as TLS: there small pieces are gathered in joined.
-	vectored bool
+	conn transport
+	// vectored is nil for a connection that has no writev, such as TLS: there small pieces are gathered in joined.
+	vectored vectorWriter
 	joined   *bufio.Writer
 	// release is called with every request after its reply was written, or dropped because the connection is broken.
 	release func(*request)
@@ -60,22 +65,32 @@ type replyWriter struct {
 	broken func(error)
 	stall  time.Duration
 
-	mu      sync.Mutex
-	queue   []*request
-	spare   []*request
+	mu    sync.Mutex
+	queue []*request
+	spare []*request
+	// held is the data in the queue, bytes.
+	held    int
 	writing bool
-	err     error
+	// idle is signalled when writing becomes false and streaming goroutines wait for that.
+	idle      sync.Cond
+	streaming int
+	err       error
 
-	// iovecs and pending are for the one who writes; net.Buffers consumes the slice it is given.
-	iovecs  [][]byte
-	pending net.Buffers
+	// iovecs are the total bytes that the one who writes is about to send.
+	iovecs [][]byte
+	total  int
 }
 
-func newReplyWriter(conn net.Conn, stall time.Duration) *replyWriter {
+func newReplyWriter(conn transport, stall time.Duration) *replyWriter {
 	w := &replyWriter{conn: conn, stall: stall}
-	switch conn.(type) {
-	case *net.UnixConn, *net.TCPConn:
-		w.vectored = true
+	w.idle.L = &w.mu
+	switch c := conn.(type) {
+	case vectorWriter:
+		w.vectored = c
+	case *net.UnixConn:
+		w.vectored = &gather{conn: c}
+	case *net.TCPConn:
+		w.vectored = &gather{conn: c}
 	default:
 		w.joined = bufio.NewWriterSize(conn, 64<<10)
 	}
@@ -89,12 +104,16 @@ func (w *replyWriter) push(r *request) {
 	w.drainLocked()
 }
 
-// hold queues r's reply, to be written by the next push or flush. It returns the number of replies that are waiting.
-func (w *replyWriter) hold(r *request) int {
+// hold queues r's reply, to be written by the next push or flush, or now when that makes enough for one writev.
+func (w *replyWriter) hold(r *request) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.queue = append(w.queue, r)
-	return len(w.queue)
+	w.held += len(r.data)
+	if len(w.queue) >= heldReplies || w.held >= heldBytes {
+		w.drainLocked()
+		return
+	}
+	w.mu.Unlock()
 }
 
 // flush writes what hold has queued, unless somebody is writing and will do it.
@@ -111,51 +130,82 @@ func (w *replyWriter) drainLocked() {
 	}
 	w.writing = true
 	for len(w.queue) > 0 {
-		batch := w.queue
-		w.queue = w.spare[:0]
-		err := w.err
-		w.mu.Unlock()
-
-		if err == nil {
-			if err = w.write(batch); err != nil {
-				w.broken(err)
-			}
-		}
-		for i, r := range batch {
-			w.release(r)
-			batch[i] = nil
-		}
-
-		w.mu.Lock()
-		w.spare = batch
-		w.err = err
+		w.writeQueued(nil)
 	}
 	w.writing = false
+	if w.streaming > 0 {
+		w.idle.Signal()
+	}
 	w.mu.Unlock()
 }
 
-// write sends the replies of a batch in one go.
-func (w *replyWriter) write(batch []*request) error {
-	w.iovecs = w.iovecs[:0]
-	total := 0
-	for _, r := range batch {
-		w.iovecs = append(w.iovecs, r.reply[:r.replyLen])
-		total += r.replyLen + len(r.data)
-		if len(r.data) > 0 {
-			w.iovecs = append(w.iovecs, r.data)
+// stream writes what is queued and then a piece of r's reply, which stays with the caller. It returns false when the
+// connection is broken.
+func (w *replyWriter) stream(r *request) bool {
+	w.mu.Lock()
+	w.streaming++
+	for w.writing {
+		w.idle.Wait()
+	}
+	w.streaming--
+	w.writing = true
+	w.writeQueued(r)
+	ok := w.err == nil
+	w.writing = false
+	w.drainLocked()
+	return ok
+}
+
+// writeQueued writes the queue and a piece of another reply, nil for none. The lock, which is held, is released meanwhile.
+func (w *replyWriter) writeQueued(piece *request) {
+	batch := w.queue
+	w.queue = w.spare[:0]
+	w.held = 0
+	err := w.err
+	w.mu.Unlock()
+
+	if err == nil {
+		if err = w.write(batch, piece); err != nil {
+			w.broken(err)
 		}
 	}
+	for i, r := range batch {
+		w.release(r)
+		batch[i] = nil
+	}
+
+	w.mu.Lock()
+	w.spare = batch
+	w.err = err
+}
+
+// gather adds a reply to what write sends.
+func (w *replyWriter) gather(r *request) {
+	w.iovecs = append(w.iovecs, r.reply[:r.replyLen])
+	w.total += r.replyLen + len(r.data)
+	if len(r.data) > 0 {
+		w.iovecs = append(w.iovecs, r.data)
+	}
+}
+
+// write sends the replies of a batch, and a piece of another, in one go.
+func (w *replyWriter) write(batch []*request, piece *request) error {
+	w.iovecs, w.total = w.iovecs[:0], 0
+	for _, r := range batch {
+		w.gather(r)
+	}
+	if piece != nil {
+		w.gather(piece)
+	}
 	if w.stall > 0 {
-		_ = w.conn.SetWriteDeadline(time.Now().Add(w.stall + time.Duration(total)*(time.Second/slowestRate)))
+		_ = w.conn.SetWriteDeadline(time.Now().Add(w.stall + time.Duration(w.total)*(time.Second/slowestRate)))
 	}
 	switch {
 	case len(w.iovecs) == 1:
 		_, err := w.conn.Write(w.iovecs[0])
 		return err
-	case w.vectored:
-		w.pending = w.iovecs
-		_, err := w.pending.WriteTo(w.conn)
-		return err
+	case w.vectored != nil:
+		return w.vectored.writeAll(w.iovecs)
 	}
 	for _, b := range w.iovecs {
 		if _, err := w.joined.Write(b); err != nil {

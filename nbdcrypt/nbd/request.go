@@ -16,7 +16,9 @@ type request struct {
 	// buf holds the payload of a write or the data of a reply; nil when there is none.
 	buf *buffer
 	// data is the part of buf that is the payload, or that goes out with the reply.
-	data  []byte
+	data []byte
+	// sent is how much of a READ has gone out before data.
+	sent  uint32
 	errno Errno
 	// reply is the header of the reply, with an error message when there is one.
 	reply    [replyHeadSize]byte
@@ -33,9 +35,12 @@ func (r *request) parse(b []byte) error {
 	r.cookie = binary.BigEndian.Uint64(b[8:])
 	r.offset = binary.BigEndian.Uint64(b[16:])
 	r.length = binary.BigEndian.Uint32(b[24:])
-	r.buf, r.data, r.errno = nil, nil, OK
+	r.buf, r.data, r.sent, r.errno = nil, nil, 0, OK
 	return nil
 }
+
+// plain says whether r does nothing but move data, so that its time tells how quick the device is.
+func (r *request) plain() bool { return r.cmd <= cmdWrite && r.flags&cmdFlagFUA == 0 }
 
 // commandName is how logs call a command.
 func commandName(cmd uint16) string {

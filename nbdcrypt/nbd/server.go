@@ -175,8 +175,8 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// ServeConn serves one client, handshake included, and closes conn. It returns nil when the client ended properly or
-// hung up between two requests. When ctx ends the connection is cut off.
+// ServeConn serves one client, handshake included, and closes conn, possibly early to go on with a duplicate. It returns nil
+// when the client ended properly or hung up between two requests. When ctx ends the connection is cut off.
 func (s *Server) ServeConn(ctx context.Context, conn net.Conn) error {
 	l, err := s.connect(ctx, conn, true)
 	if err != nil {
@@ -196,9 +196,10 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) error {
 
 // ServeTransmission serves a connection that needs no handshake because the other end was told by other means what the
 // export is: the kernel's NBD client on a socket pair. The export need not be known to the server, its terms are
-// Export.TransmissionFlags and simple replies. Conn is closed; when ctx ends it is cut off. Requests that have not been
-// read stay in the socket: when ServeTransmission returns nil because of Shutdown, a process that holds a duplicate of the
-// socket can go on where this one ended. An error says that it cannot, because a part of a request has been read.
+// Export.TransmissionFlags and simple replies. Conn is the server's from now on, which may close it at once and go on with a
+// duplicate of its descriptor; to cut the connection off, end ctx. Requests that have not been read stay in the socket: when
+// ServeTransmission returns nil because of Shutdown, a process that holds a duplicate of the socket can go on where this one
+// ended. An error says that it cannot, because a part of a request has been read.
 func (s *Server) ServeTransmission(ctx context.Context, conn net.Conn, e *Export) error {
 	t, err := newTarget(*e, s.opts.MemoryBudget)
 	if err != nil {

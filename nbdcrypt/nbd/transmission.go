@@ -3,22 +3,23 @@ package nbd
 import (
 	"fmt"
 	"io"
-	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// smallRequest is the longest request that the reading goroutine carries out itself. Longer ones gain more from
-	// being worked on by several cores than a hand-over costs.
+	// smallRequest is the longest request that the reading goroutine carries out itself although another is at hand. Longer
+	// ones gain more from being worked on by several processors than a hand-over costs.
 	smallRequest = 32 << 10
 	// quickDevice is the service time under which a hand-over to a worker costs more than it gains.
 	quickDevice = 20 * time.Microsecond
 	// slowSample caps one observation, so that a single slow request is forgotten after some tens of quick ones.
 	slowSample = time.Millisecond
-	// heldReplies is how many replies are kept for one writev while more requests are at hand.
+	// heldReplies and heldBytes are how much is kept for one writev while more requests are at hand.
 	heldReplies = 16
+	heldBytes   = 128 << 10
 )
 
 // session is the transmission phase of one connection.
@@ -27,7 +28,7 @@ type session struct {
 	srv    *Server
 	target *target
 	// abortConn is what abort closes: the connection below TLS, which ends without a farewell that could block.
-	abortConn net.Conn
+	abortConn io.Closer
 	rd        *wireReader
 	out       *replyWriter
 	memory    account
@@ -40,8 +41,14 @@ type session struct {
 	workers int
 	done    sync.WaitGroup
 
-	// service is the moving average, in nanoseconds, of how long the device takes for a small request. It starts slow:
-	// a device has to show that it is quick before the reading goroutine waits for it.
+	// busy is the number of requests that workers have.
+	busy atomic.Int64
+	// helpers is how many workers get large requests while the device is quick: enough for all processors while some of
+	// them wait for their turn to send. With more, their buffers would not stay in a processor's cache.
+	helpers int64
+
+	// service is the moving average, in nanoseconds, of how long the device takes for a small request, or waits in a large
+	// one. It starts slow: a device has to show that it is quick before the reading goroutine waits for it.
 	service atomic.Int64
 	// aborted stops commands that work in many steps.
 	aborted atomic.Bool
@@ -50,12 +57,14 @@ type session struct {
 	unread bool
 }
 
-func newSession(srv *Server, conn net.Conn, t *target, agreed terms, rd *wireReader, stall time.Duration) *session {
+func newSession(srv *Server, conn transport, t *target, agreed terms, rd *wireReader, stall time.Duration) *session {
 	s := &session{terms: agreed, srv: srv, target: t, abortConn: conn, rd: rd,
 		free: make(chan *request, srv.opts.MaxInFlight), jobs: make(chan *request)}
 	s.size = t.size
 	s.maxBlock = t.MaxBlock
 	s.service.Store(int64(slowSample))
+	s.helpers = int64(runtime.GOMAXPROCS(0) + 1)
+	rd.conn = conn
 	rd.stall = stall
 	s.out = newReplyWriter(conn, stall)
 	s.out.release = s.release
@@ -141,7 +150,9 @@ func (s *session) load(r *request) error {
 	}
 	n := 0
 	switch r.cmd {
-	case cmdRead, cmdWrite:
+	case cmdRead:
+		n = s.pieceOf(r)
+	case cmdWrite:
 		n = int(r.length)
 	case cmdBlockStatus:
 		n = maxExtents * extentSize
@@ -168,11 +179,10 @@ func (s *session) load(r *request) error {
 func (s *session) dispatch(r *request) {
 	if r.errno != OK || s.atOnce(r) {
 		s.run(r)
-		if s.out.hold(r) >= heldReplies {
-			s.out.flush()
-		}
+		s.out.hold(r)
 		return
 	}
+	s.busy.Add(1)
 	select {
 	case s.jobs <- r:
 		return
@@ -188,10 +198,11 @@ func (s *session) dispatch(r *request) {
 	s.jobs <- r
 }
 
-// atOnce says whether r is small, plain, and for a device that answers quickly.
+// atOnce says whether the reading goroutine carries r out: r is plain, the device answers quickly, and r is small, or no
+// other request is waiting to be read, or all helpers are busy.
 func (s *session) atOnce(r *request) bool {
-	return r.cmd <= cmdWrite && r.length <= smallRequest && r.flags&cmdFlagFUA == 0 &&
-		s.service.Load() < int64(quickDevice)
+	return r.plain() && s.service.Load() < int64(quickDevice) &&
+		(r.length <= smallRequest || s.busy.Load() >= s.helpers || !s.rd.more())
 }
 
 // work is a worker's life.
@@ -199,6 +210,7 @@ func (s *session) work(r *request) {
 	defer s.done.Done()
 	for ok := true; ok; r, ok = <-s.jobs {
 		s.run(r)
+		s.busy.Add(-1)
 		s.out.push(r)
 	}
 }
@@ -206,13 +218,7 @@ func (s *session) work(r *request) {
 // run carries r out and prepares its reply.
 func (s *session) run(r *request) {
 	if r.errno == OK {
-		if r.cmd <= cmdWrite && r.length <= smallRequest && r.flags&cmdFlagFUA == 0 {
-			start := time.Now()
-			s.execute(r)
-			s.observe(time.Since(start))
-		} else {
-			s.execute(r)
-		}
+		s.execute(r)
 	}
 	if r.errno != OK {
 		s.srv.stats.errors.Add(1)
