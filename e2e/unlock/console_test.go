@@ -111,10 +111,10 @@ func TestConsole_requestAndItsSubjects(t *testing.T) {
 		b.shows(instance, "Device List", link(device), ">Back<", "rack 7", m.mountPoint(0))
 		// D-14, D-15, L-03, E-18
 		b.shows("/inventory/images", link(image), r.ImageName)
-		b.shows(image, "Image Information", `name="name"`, `name="description"`, ">Policy<", link(policy), "Instance(s)", link(instance), ">Save<")
+		b.shows(image, "Here you can view an image", "Image Information", `name="name"`, `name="description"`, ">Policy<", link(policy), "Instance(s)", link(instance), ">Save<")
 		// D-16, D-17, D-18, N-01 to N-06
 		b.shows("/inventory/devices", link(device), "In-use", ">Encrypt<", ">Delete<", `type="checkbox"`, "Create RAID Set")
-		b.shows(device, "Device Information", "patient files", "Device identity", d.Identity, "Platform / file system", "Mount point", "Access",
+		b.shows(device, "Here you can say how a device is used", "Device Information", "patient files", "Device identity", d.Identity, "Platform / file system", "Mount point", "Access",
 			"Instance(s)", "Image identity", ">Policy<", "Encryption Key", "AES", "256", "XTS", "SHA-256", "Stored", ">Save<", ">Apply<")
 		// The Security Administrator is the one who finds Export.
 		if err := m.Do(t.Context(), http.MethodPost, "/api/v1/users", api.UserWrite{Name: "sam", Role: api.RoleSecurityAdmin, Password: "Just+Enough1"}, nil); err != nil {

@@ -1,7 +1,9 @@
 package unlock
 
 import (
+	"debug/elf"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -123,4 +125,31 @@ func TestCost_approvalToMountAndIdleMemory(t *testing.T) {
 			})
 		}
 	})
+}
+
+// What is installed on a machine is one file of a few megabytes that needs no library, interpreter or kernel module of ours.
+func TestAgent_isOneSmallStaticFile(t *testing.T) {
+	needs(t)
+	t.Parallel()
+	if err := programs(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(program("keyward-agent"))
+	if err != nil || info.Size() > 30*mib {
+		t.Errorf("the agent has %d bytes, want at most 30 MiB; %v", info.Size(), err)
+	}
+	file, err := elf.Open(program("keyward-agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	libraries, err := file.ImportedLibraries()
+	if err != nil || len(libraries) > 0 {
+		t.Errorf("the agent needs %v, %v", libraries, err)
+	}
+	for _, p := range file.Progs {
+		if p.Type == elf.PT_INTERP {
+			t.Error("the agent needs a dynamic loader")
+		}
+	}
 }

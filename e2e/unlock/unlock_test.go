@@ -28,7 +28,7 @@ func run(m *testing.M) (code int) {
 	flag.Parse()
 	// The tests mostly wait for processes, so more of them than processors run at a time.
 	if !given("test.parallel") {
-		flag.Set("test.parallel", "6")
+		flag.Set("test.parallel", "8")
 	}
 	var err error
 	if home, err = os.MkdirTemp("", "kwu"); err != nil {
