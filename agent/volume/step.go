@@ -78,6 +78,9 @@ func (v *Volume) take(m message) {
 			v.request.Forget()
 		}
 		v.request, v.filed = m.request, m.status
+		if m.status != nil && m.status.RevokeMode != "" {
+			v.leaseMode = m.status.RevokeMode
+		}
 	}
 	if m.grant != nil {
 		if v.holder != nil && v.holder != v.request {

@@ -21,7 +21,7 @@ type Options struct {
 	Now func() time.Time
 	// LeaseCheck is how often a lease is looked at; 0 means 5 s. The key outlives its lease by at most this.
 	LeaseCheck time.Duration
-	// LeaseMode is how the key is given up when the lease ends without contact.
+	// LeaseMode is how the key is given up when the lease ends without contact and the broker has not said how.
 	LeaseMode api.RevokeMode
 	// Backoff is the wait before attempt n (from 1) to reach the broker again; nil means 1 s doubling up to a minute,
 	// each between half and all of it so that machines do not come back in step.
@@ -43,21 +43,23 @@ type Volume struct {
 	term lease
 
 	// Only the goroutine touches what follows.
-	state    State
-	disk     string
-	request  Request               // the newest filed request
-	holder   Request               // the request whose key is held or was held last
-	subject  Request               // the request that the revoke in hand names
-	filed    *api.KeyRequestStatus // the answer to a request that nobody watches yet
-	watcher  *watcher              // the background wait for a decision
-	export   Export                // an open volume
-	grant    *Grant                // a key on its way into Open or Resume
-	retry    *time.Timer           // pending RetryLater
-	attempts int                   // failed attempts to reach the broker in a row
-	busy     *work                 // the effect that is running now
-	pending  []Effect              // effects of the step in progress
-	deferred []message             // events that wait for busy
-	idle     []chan<- struct{}
+	state   State
+	disk    string
+	request Request               // the newest filed request
+	holder  Request               // the request whose key is held or was held last
+	subject Request               // the request that the revoke in hand names
+	filed   *api.KeyRequestStatus // the answer to a request that nobody watches yet
+	watcher *watcher              // the background wait for a decision
+	export  Export                // an open volume
+	grant   *Grant                // a key on its way into Open or Resume
+	retry   *time.Timer           // pending RetryLater
+	// leaseMode is how the key is given up at the lease's end: the policy's word, or Options.LeaseMode before it came.
+	leaseMode api.RevokeMode
+	attempts  int       // failed attempts to reach the broker in a row
+	busy      *work     // the effect that is running now
+	pending   []Effect  // effects of the step in progress
+	deferred  []message // events that wait for busy
+	idle      []chan<- struct{}
 }
 
 // message is an event with what belongs to it.
@@ -87,7 +89,7 @@ func New(d api.AssignedDevice, disk string, o Options) *Volume {
 	}
 	o.Logger = o.Logger.With("device", d.Name, "device_id", d.ID)
 	v := &Volume{o: o, inbox: make(chan message, 16), quit: make(chan struct{}), finished: make(chan struct{}), state: Discovered,
-		disk: disk, term: lease{clock: o.Boottime}}
+		disk: disk, term: lease{clock: o.Boottime}, leaseMode: o.LeaseMode}
 	v.snap = Snapshot{DeviceID: d.ID, Name: d.Name, Disk: disk, State: Discovered, Since: o.Now()}
 	go v.run()
 	return v
@@ -265,7 +267,7 @@ func (v *Volume) checkLease() {
 		return
 	}
 	event := LeaseEnd
-	if v.o.LeaseMode == api.RevokeSuspend {
+	if v.leaseMode == api.RevokeSuspend {
 		event = LeasePause
 	}
 	v.receive(message{event: event, why: "the lease ended without contact with the broker"})

@@ -30,6 +30,8 @@ type fake struct {
 	keys    []*keymem.Key
 	lease   time.Duration
 	clock   func() time.Duration
+	// mode is the policy's word in every status.
+	mode api.RevokeMode
 }
 
 func (f *fake) note(s string) {
@@ -57,7 +59,7 @@ func (f *fake) File(context.Context, string) (Request, api.KeyRequestStatus, err
 
 // now is where the request stands. The caller holds f.mu.
 func (f *fake) now() api.KeyRequestStatus {
-	return api.KeyRequestStatus{ID: "request", Number: 7, Status: f.status, Version: f.version + 1, Reason: "because"}
+	return api.KeyRequestStatus{ID: "request", Number: 7, Status: f.status, Version: f.version + 1, Reason: "because", RevokeMode: f.mode}
 }
 
 func (f *fake) ID() string { return "request" }
@@ -189,6 +191,20 @@ func TestVolume_asksUntilTheBrokerCanBeReached(t *testing.T) {
 		f.mu.Unlock()
 		time.Sleep(10 * time.Second)
 		want(t, v, Mounted)
+	})
+}
+
+func TestVolume_leaseEndsAsThePolicySays(t *testing.T) {
+	f := &fake{mode: api.RevokeSuspend}
+	life(t, f, func(v *Volume) {
+		v.Ask("start", "")
+		want(t, v, Mounted)
+		f.decide(api.KeyPending) // nobody approves again
+		time.Sleep(70 * time.Second)
+		want(t, v, Suspended)
+		if !slices.Contains(f.did, "hold") {
+			t.Errorf("did %v, want requests held", f.did)
+		}
 	})
 }
 

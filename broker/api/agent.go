@@ -144,6 +144,8 @@ type KeyRequestStatus struct {
 	// HeartbeatSeconds and LeaseSeconds are the policy's.
 	HeartbeatSeconds int64 `json:"heartbeat_seconds"`
 	LeaseSeconds     int64 `json:"lease_seconds"`
+	// RevokeMode is how the policy wants the key given up, also when its lease ends without contact.
+	RevokeMode RevokeMode `json:"revoke_mode,omitempty"`
 }
 
 // DeliveryRequest collects the key of an approved request; it repeats the public key it was asked with.

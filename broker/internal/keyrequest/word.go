@@ -37,7 +37,7 @@ func status(t *store.Tenant, r store.KeyRequest) (api.KeyRequestStatus, error) {
 		return api.KeyRequestStatus{}, err
 	}
 	return api.KeyRequestStatus{ID: r.ID, Number: r.Number, DeviceID: r.DeviceID, Status: r.Status, Integrity: r.Integrity,
-		Reason: r.Reason, Version: version, HeartbeatSeconds: pol.HeartbeatSeconds, LeaseSeconds: pol.LeaseSeconds}, nil
+		Reason: r.Reason, Version: version, HeartbeatSeconds: pol.HeartbeatSeconds, LeaseSeconds: pol.LeaseSeconds, RevokeMode: pol.RevokeMode}, nil
 }
 
 // version counts what happened to a request. The row's own version will not do: every heartbeat that renews a lease
