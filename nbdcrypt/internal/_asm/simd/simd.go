@@ -103,8 +103,12 @@ func Scratch(size int, base GPPhysical) {
 // Erase leaves no key, number or data behind: it clears size bytes of scratch at base and every vector register.
 func (w Width) Erase(base GPPhysical, size int) {
 	VPXOR(X0, X0, X0)
-	for offset := 0; offset < size; offset += 32 {
-		VMOVDQU(Y0, Mem{Base: base, Disp: offset})
+	step, zero := Width(32), VecPhysical(Y0)
+	if w.Wide() {
+		step, zero = 64, Z0
+	}
+	for offset := 0; offset < size; offset += int(step) {
+		step.Store(zero, Mem{Base: base, Disp: offset})
 	}
 	if w.Wide() {
 		for i := 16; i < 32; i++ {

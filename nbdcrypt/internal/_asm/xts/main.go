@@ -96,8 +96,9 @@ type program struct {
 	name    string
 
 	data, tweak, dst, src, left, size, number, step GPPhysical
-	offsets, sectorTweaks, current                  Mem // 16-byte aligned scratch on the stack
+	sectorTweaks, current, final, offsets           Mem // areas of one block a sector of the batch, on the stack
 	scratchBase                                     GPPhysical
+	secret                                          int // bytes of them that are erased; offsets are no secret
 }
 
 func (p *program) arguments() {
@@ -110,17 +111,22 @@ func (p *program) arguments() {
 		{"sectors", p.left}, {"sectorSize", p.size}, {"first", p.number}, {"step", p.step}} {
 		Load(Param(a.name), a.to)
 	}
-	// Three areas of one block a sector of the batch, on a boundary of 64 bytes so that no vector crosses a line.
-	area := 16 * p.blocks()
+	areas := []*Mem{&p.sectorTweaks, &p.current, &p.final, &p.offsets}
+	if p.Wide() { // which has current and final in registers
+		areas = []*Mem{&p.sectorTweaks, &p.offsets}
+	}
+	size := 16 * p.blocks()
 	p.scratchBase = R10
-	simd.Scratch(3*area, R10)
-	p.offsets = Mem{Base: R10}
-	p.sectorTweaks = Mem{Base: R10, Disp: area}
-	p.current = Mem{Base: R10, Disp: 2 * area}
+	simd.Scratch(len(areas)*size, R10)
+	for i, area := range areas {
+		*area = Mem{Base: R10, Disp: i * size}
+	}
+	p.secret = (len(areas) - 1) * size
 }
 
 // Registers of the wide kernel: Z0-3 data, Z4-7 tweaks, Z8-11 temporaries, Z12-15 last-round keys, Z16-30 data keys,
-// Z31 polynomial. Of the others: 0-7 data, 8 and 9 round keys, 10-13 temporaries, 14 polynomial; tweaks on the stack.
+// Z31 polynomial. Of the others: 0-7 data, 8 and 9 round keys, 10-13 temporaries, 14 polynomial, 15 the last round key;
+// tweaks on the stack.
 func (p *program) d(j int) VecPhysical { return p.Vector(j) }
 func (p *program) t(j int) VecPhysical { return p.Vector(4 + j) }
 func (p *program) temp(j int) VecPhysical {
@@ -149,6 +155,13 @@ func (p *program) prologue() {
 		}
 	}
 	p.Load(poly, p.poly())
+	if !p.Wide() {
+		p.Broadcast(simd.Key(p.data, p.rounds), p.Vector(15))
+	}
+}
+
+// counting prepares batches of sectors.
+func (p *program) counting() {
 	// offsets[i] = i*step: the distance of each sector of a batch from its first.
 	XORQ(R11, R11)
 	XORQ(R12, R12)
@@ -162,6 +175,9 @@ func (p *program) prologue() {
 // batch walks over the sectors: tweaks for as many sectors as fit into the vectors, then those sectors one by one.
 func (p *program) batch() {
 	batch, sector, next, done := p.name+"_batch", p.name+"_sector", p.name+"_next", p.name+"_done"
+	CMPQ(p.left, U8(1))
+	JE(LabelRef(p.name + "_lone"))
+	p.counting()
 	Label(batch)
 	TESTQ(p.left, p.left)
 	JZ(LabelRef(done))
@@ -180,7 +196,25 @@ func (p *program) batch() {
 	CMPQ(R11, R12)
 	JNE(LabelRef(sector))
 	JMP(LabelRef(batch))
+
+	// A single sector does not wait for a batch of tweaks.
+	Label(p.name + "_lone")
+	p.encryptTweak()
+	LEAQ(p.sectorTweaks, R11)
+	JMP(LabelRef(sector))
 	Label(done)
+}
+
+// encryptTweak encrypts one sector's number under the tweak key into the first of sectorTweaks.
+func (p *program) encryptTweak() {
+	t := simd.Xs[0]
+	VMOVQ(p.number, t)
+	VPXOR(simd.Key(p.tweak, 0), t, t)
+	for r := 1; r < p.rounds; r++ {
+		VAESENC(simd.Key(p.tweak, r), t, t)
+	}
+	VAESENCLAST(simd.Key(p.tweak, p.rounds), t, t)
+	VMOVDQU(t, p.sectorTweaks)
 }
 
 // encryptTweaks encrypts the next sectors' numbers under the tweak key into sectorTweaks.
@@ -372,25 +406,25 @@ func (p *program) passNarrow() {
 		for j := range p.chains {
 			p.round(k, p.d(j))
 		}
+		// One tweak vector moves on in each of the first rounds, so that the shuffles do not come all at once.
+		if j := r - 1; j < p.chains {
+			t, last := p.temp(j%2), p.temp(2+j%2)
+			p.Load(p.current.Offset(p.bytes()*j), t)
+			p.Xor(t, p.Vector(15), last)
+			p.Store(last, p.final.Offset(p.bytes()*j))
+			p.advance(t, last)
+			p.Store(t, p.current.Offset(p.bytes()*j))
+		}
 	}
-	k = p.roundKey(p.rounds)
-	p.Broadcast(simd.Key(p.data, p.rounds), k)
 	for j := range p.chains {
-		p.last(k, p.d(j))
-	}
-	for j := range p.chains {
-		t := p.temp(j % 2)
-		p.Load(p.current.Offset(p.bytes()*j), t)
-		p.Xor(t, p.d(j), p.d(j))
+		p.last(p.final.Offset(p.bytes()*j), p.d(j))
 		p.Store(p.d(j), Mem{Base: p.dst, Disp: p.bytes() * j})
-		p.advance(t, p.temp(2+j%2))
-		p.Store(t, p.current.Offset(p.bytes()*j))
 	}
 }
 
 // epilogue leaves no key, tweak or data behind in a register or on the stack.
 func (p *program) epilogue() {
-	p.Erase(p.scratchBase, 3*16*p.blocks())
+	p.Erase(p.scratchBase, p.secret)
 	RET()
 }
 
