@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/client"
 	"keyward/e2e/lab"
 )
 
@@ -89,6 +91,58 @@ func TestKey_exportOpensAndNothingElseHoldsIt(t *testing.T) {
 					t.Errorf("the database holds the key in clear: %v, %v", found, err)
 				}
 			}
+		}
+	})
+}
+
+// A copy of an encrypted disk is opened by its source's key, once a person has said whose copy it is.
+func TestClone_opensWithItsSourcesKey(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		m := newAccount(t, s).machine(2, "")
+		source := m.encrypt(0, api.DeviceWrite{})
+		m.approve(0, source.ID)
+		keep(t, m.mountPoint(0)+"/file")
+		want := m.mountPoint(0) + "/file"
+		if _, err := m.Run(t.Context(), "lock", source.ID); err != nil {
+			t.Fatal(err)
+		}
+		m.unmounted(0)
+		raw, err := os.ReadFile(m.disks[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(m.disks[1], raw, 0o600); err != nil { // the same file, so the same device
+			t.Fatal(err)
+		}
+		if _, err := m.Run(t.Context(), "publish"); err != nil {
+			t.Fatal(err)
+		}
+		clone := m.device(1)
+		if !strings.Contains(clone.Contents, "LUKS2") {
+			t.Errorf("the clone is said to hold %q", clone.Contents)
+		}
+		if clone, err = m.CopyDeviceConfiguration(t.Context(), clone.ID, client.CopyConfiguration{SourceID: source.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if clone.Status != api.DeviceEncrypted || !strings.Contains(clone.StatusDetail, "Not verified") {
+			t.Errorf("the clone is %s: %s", clone.Status, clone.StatusDetail)
+		}
+		write := api.DeviceWrite{Name: clone.Name, MountPoint: m.mountPoint(1), Version: clone.Version}
+		if clone, err = m.ConfigureDevice(t.Context(), clone.ID, write); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Run(t.Context(), "publish"); err != nil { // the machine reads what is its own now
+			t.Fatal(err)
+		}
+		m.approve(1, clone.ID)
+		if got, err := os.ReadFile(m.mountPoint(1) + "/file"); err != nil || string(got) != want {
+			t.Errorf("the clone holds %q, %v", got, err)
+		}
+		if clone = m.becomes(clone.ID, api.DeviceInUse); clone.StatusDetail != "" {
+			t.Errorf("opened, the clone still says %q", clone.StatusDetail)
+		}
+		if n := m.logged("user", "device.cloned"); n != 1 {
+			t.Errorf("the log has %d clones, want 1", n)
 		}
 	})
 }
