@@ -15,7 +15,23 @@ import (
 type FileOptions struct {
 	// ReadOnly opens without the right to write; requests that write return ErrReadOnly.
 	ReadOnly bool
+	// Cache says whether the kernel's page cache lies between the File and its disk.
+	Cache CacheMode
 }
+
+// CacheMode is whether a File goes through the kernel's page cache. Either way Sync reaches the disk.
+type CacheMode int
+
+const (
+	// CacheAuto is no cache for a block device that can do without, and the cache for a regular file: what lies above a
+	// volume on a disk caches by itself, in clear, and a second copy takes its memory; an image file is often read again by
+	// several, and its file system is slow at direct I/O (docs/performance.md has the measurements).
+	CacheAuto CacheMode = iota
+	// CacheOn always uses the cache.
+	CacheOn
+	// CacheOff never does, and OpenFile fails where direct I/O is not possible.
+	CacheOff
+)
 
 // File is a Device over a regular file (a disk image) or a block device node.
 //
@@ -30,6 +46,13 @@ type File struct {
 	readOnly  bool
 	isBlock   bool
 	closed    atomic.Bool
+
+	// direct is the same file opened for direct I/O, nil for none; align is what its requests are aligned to, bytes. The
+	// others go through the page cache, which the kernel keeps coherent as long as nobody writes through both at once:
+	// mixed is held shared by direct writes and alone by others.
+	direct *os.File
+	align  int
+	mixed  sync.RWMutex
 
 	syncMu  sync.Mutex
 	syncErr error
@@ -54,11 +77,38 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	d := &File{f: f, path: path, readOnly: o.ReadOnly, isBlock: isBlock, blockSize: 512}
-	if err := d.measure(info); err != nil {
+	err = d.measure(info)
+	if err == nil {
+		err = d.bypassCache(o.Cache)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// bypassCache opens the file for direct I/O where mode asks for it.
+func (d *File) bypassCache(mode CacheMode) error {
+	if mode == CacheOn || mode == CacheAuto && !d.isBlock {
+		return nil
+	}
+	direct, align, err := openDirect(d.f, d.isBlock, d.readOnly, d.size, d.blockSize)
+	switch {
+	case err == nil:
+		d.direct, d.align = direct, align
+	case mode == CacheOff:
+		return fmt.Errorf("open disk %s without a cache: %w; open it with the page cache", d.path, err)
+	}
+	return nil
+}
+
+// Cached reports whether requests go through the kernel's page cache.
+func (d *File) Cached() bool { return d.direct == nil }
+
+// bypasses says whether a request meets the conditions of direct I/O. Whole sectors in aligned memory do.
+func (d *File) bypasses(p []byte, off int64) bool {
+	return d.direct != nil && (off|int64(len(p)))&int64(d.align-1) == 0 && misaligned(p, d.align) == 0
 }
 
 // measure locks the open file and fills in its size.
@@ -131,7 +181,11 @@ func (d *File) ReadAt(p []byte, off int64) (int, error) {
 	if err := d.check(off, int64(len(p)), false); err != nil {
 		return 0, err
 	}
-	n, err := d.f.ReadAt(p, off)
+	f := d.f
+	if d.bypasses(p, off) {
+		f = d.direct
+	}
+	n, err := f.ReadAt(p, off)
 	if errors.Is(err, io.EOF) && n < len(p) {
 		// The file was made shorter behind our back: the device contract knows no EOF.
 		return n, fmt.Errorf("read %s at %d: %w: the file is shorter than when it was opened", d.path, off, io.ErrUnexpectedEOF)
@@ -146,6 +200,16 @@ func (d *File) ReadAt(p []byte, off int64) (int, error) {
 func (d *File) WriteAt(p []byte, off int64) (int, error) {
 	if err := d.check(off, int64(len(p)), true); err != nil {
 		return 0, err
+	}
+	switch {
+	case d.bypasses(p, off):
+		d.mixed.RLock()
+		defer d.mixed.RUnlock()
+		n, err := d.direct.WriteAt(p, off)
+		return n, noSpace(err)
+	case d.direct != nil:
+		d.mixed.Lock()
+		defer d.mixed.Unlock()
 	}
 	n, err := d.f.WriteAt(p, off)
 	return n, noSpace(err)
@@ -178,6 +242,9 @@ func (d *File) Close() error {
 	// Unlocked by name: a program that is being started elsewhere in this process may still hold a copy of the descriptor,
 	// and with it the lock, for a moment.
 	unlockFile(d.f)
+	if d.direct != nil {
+		return errors.Join(d.direct.Close(), d.f.Close())
+	}
 	return d.f.Close()
 }
 

@@ -21,6 +21,12 @@ func unlockFile(*os.File) {}
 
 func blockGeometry(*os.File) (int64, int, error) { return 0, 0, errors.ErrUnsupported }
 
+func openDirect(*os.File, bool, bool, int64, int) (*os.File, int, error) {
+	return nil, 0, errors.ErrUnsupported
+}
+
+func misaligned([]byte, int) int { return 0 }
+
 func syncData(f *os.File) error { return f.Sync() }
 
 func noSpace(err error) error { return err }
