@@ -125,6 +125,9 @@ func (s *Service) enrol(t *store.Tenant, address, tokenID string, in api.EnrolRe
 	event, keep := "instance.enrolled", store.In[store.Instance](t).Insert
 	if again {
 		event, keep = "instance.enrolled-again", store.In[store.Instance](t).Update
+		if err := leaveHome(t, inst.ID); err != nil {
+			return api.EnrolResponse{}, err
+		}
 	}
 	if err := keep(&inst); err != nil {
 		return api.EnrolResponse{}, fmt.Errorf("recording the machine: %w", err)
@@ -160,8 +163,25 @@ func (s *Service) instance(t *store.Tenant, address, imageID string, in api.Enro
 			Identity: in.Instance.Identity, FirstSeenAt: t.Now()}
 	}
 	describe(&inst, imageID, in.Instance)
-	inst.SourceIP = address
+	inst.SourceIP, inst.EnrolledAt = address, t.Now()
 	return inst, again, nil
+}
+
+// leaveHome makes the keys of a machine that enrols again wait for a person: whoever has a token and knows the machine's
+// identity can enrol in its name, and that is not enough for a key.
+func leaveHome(t *store.Tenant, instanceID string) error {
+	devices := store.In[store.Device](t)
+	rows, err := devices.List(store.Eq("home_instance_id", instanceID))
+	if err != nil {
+		return err
+	}
+	for _, d := range rows {
+		d.HomeInstanceID = ""
+		if err := devices.Update(&d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func describe(inst *store.Instance, imageID string, in api.InstanceInfo) {

@@ -254,7 +254,7 @@ func releaseMembers(t *store.Tenant, setID string, release bool) error {
 			if _, err := store.In[store.DeviceKey](t).DeleteWhere(store.Eq("device_id", m.ID)); err != nil {
 				return err
 			}
-			m.Volume = nil
+			m.Volume, m.HomeInstanceID = nil, ""
 		}
 		if err := store.In[store.Device](t).Update(&m); err != nil {
 			return err

@@ -40,7 +40,7 @@ func Move(t *store.Tenant, p tenant.Principal, d *store.Device, e Event, c Ctx, 
 				return res, fmt.Errorf("destroying the key of device %q: %w", d.Name, err)
 			}
 		case EffectClearConfig:
-			d.Platform, d.FileSystem, d.MountPoint, d.Access, d.KeyBits, d.Volume = "", "", "", "", 0, nil
+			d.Platform, d.FileSystem, d.MountPoint, d.Access, d.KeyBits, d.Volume, d.HomeInstanceID = "", "", "", "", 0, nil, ""
 		case EffectMarkUnverified:
 			d.StatusDetail = textUnverified
 		case EffectMarkVerified:

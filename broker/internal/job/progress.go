@@ -57,7 +57,7 @@ func (s *Service) progress(t *store.Tenant, p tenant.Principal, id string, in ap
 	s.announce(t, d)
 	switch {
 	case in.Done:
-		d.Volume = in.Volume
+		d.Volume, d.HomeInstanceID = in.Volume, p.Instance
 		if _, err := inventory.Move(t, p, &d, inventory.Encrypted, inventory.Ctx{}, ""); err != nil {
 			return err
 		}

@@ -132,10 +132,16 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 	}
 	c := change{event: EventAsked, reason: verdict.Reason, ctx: Ctx{Verdict: verdict, PolicyDecides: true},
 		detail: map[string]string{"address": p.Address}}
+	why, person, err := askPerson(t, d, inst, previous)
+	if err != nil {
+		return none, err
+	}
+	c.ctx.PolicyDecides = why == ""
+	if why != "" && !person && verdict.Action != api.ActionDeny {
+		c.reason = why + " " + verdict.Reason
+		c.detail["home"] = d.HomeInstanceID
+	}
 	if previous != nil {
-		if c.ctx.PolicyDecides, err = policyDecides(t, *previous); err != nil {
-			return none, err
-		}
 		c.ctx.Former = former(*previous, pol.ID, verdict, t.Now())
 		if err := s.supersede(t, p, previous); err != nil {
 			return none, err
@@ -157,7 +163,7 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 			return none, err
 		}
 	}
-	if !c.ctx.PolicyDecides {
+	if person {
 		if err := stands(t, p, &r); err != nil {
 			return none, err
 		}

@@ -128,7 +128,7 @@ func (s *Service) AssignPolicy(ctx context.Context, p tenant.Principal, id strin
 		if err != nil {
 			return err
 		}
-		decides, err := policyDecides(t, r)
+		decides, err := mayDecide(t, r)
 		if err != nil {
 			return err
 		}

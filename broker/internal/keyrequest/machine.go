@@ -65,7 +65,8 @@ type Ctx struct {
 	// worse than it was.
 	Former *State
 	// PolicyDecides is true when neither a person nor a quarantine has denied or revoked this device's key on this
-	// instance since a person last approved it. When it is false, neither policy nor timer gives the key back.
+	// instance since a person last approved it, and the device is at home on the instance or a person has approved its
+	// key there. When it is false, neither policy nor timer gives the key.
 	PolicyDecides bool
 	// TimerDue is true when the request's approval time was set and has passed.
 	TimerDue bool

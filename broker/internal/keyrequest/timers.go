@@ -158,7 +158,7 @@ func (s *Service) fire(t *store.Tenant, f due) error {
 	}
 	c := change{event: f.event, reason: f.reason}
 	if f.event == EventTimer {
-		decides, err := policyDecides(t, r)
+		decides, err := mayDecide(t, r)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,9 @@
 package keyrequest
 
 import (
+	"errors"
+	"fmt"
+
 	"keyward/broker/api"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
@@ -21,9 +24,84 @@ func policyDecides(t *store.Tenant, r store.KeyRequest) (bool, error) {
 	return events[0].Event == string(EventApproved), nil
 }
 
+// askPerson says why policy and timer may not give a device's key to a machine; "" means that they may. last is the
+// machine's latest request for the device, nil when it never asked. person is true when somebody denied or revoked it.
+func askPerson(t *store.Tenant, d store.Device, inst store.Instance, last *store.KeyRequest) (why string, person bool, err error) {
+	if last != nil {
+		decides, err := policyDecides(t, *last)
+		if err != nil {
+			return "", false, err
+		}
+		if !decides {
+			return textStands, true, nil
+		}
+	}
+	if d.HomeInstanceID == inst.ID {
+		return "", false, nil
+	}
+	approved, err := approvedHere(t, d.ID, inst)
+	if err != nil || approved {
+		return "", false, err
+	}
+	if d.HomeInstanceID == "" {
+		return textAnew, false, nil
+	}
+	from := d.HomeInstanceID
+	if home, err := store.In[store.Instance](t).Get(from); err == nil {
+		from = home.HostName
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return "", false, err
+	}
+	return fmt.Sprintf("This device moved here from machine %q: a person approves its key on this machine once.", from), false, nil
+}
+
+const (
+	textStands = "This key was denied to or revoked from this machine before: only a person gives it back."
+	textAnew   = "The machine that held this key has enrolled anew: a person approves the key once."
+)
+
+// approvedHere says whether a person has approved the device's key for who holds the machine's certificate now. A machine
+// publishes what it likes, so that it lists a device is not enough for a policy to give it the key.
+func approvedHere(t *store.Tenant, deviceID string, inst store.Instance) (bool, error) {
+	decided, err := store.In[store.KeyRequest](t).List(store.Eq("device_id", deviceID), store.Eq("instance_id", inst.ID),
+		store.NotNull("decided_at"), store.Desc("number"), store.Limit(5))
+	if err != nil {
+		return false, err
+	}
+	for _, r := range decided {
+		n, err := store.In[store.KeyRequestEvent](t).Count(store.Eq("request_id", r.ID), store.Eq("event", string(EventApproved)),
+			store.After("created_at", inst.EnrolledAt))
+		if err != nil || n > 0 {
+			return n > 0, err
+		}
+	}
+	return false, nil
+}
+
+// mayDecide is askPerson for a request that exists, whose device or machine may be gone.
+func mayDecide(t *store.Tenant, r store.KeyRequest) (bool, error) {
+	d, err := store.In[store.Device](t).Get(r.DeviceID)
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	inst, err := store.In[store.Instance](t).Get(r.InstanceID)
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	why, _, err := askPerson(t, d, inst, &r)
+	return why == "", err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 func stands(t *store.Tenant, p tenant.Principal, r *store.KeyRequest) error {
 	return store.In[store.KeyRequestEvent](t).Insert(&store.KeyRequestEvent{RequestID: r.ID, FromStatus: r.Status, ToStatus: r.Status,
-		Event: eventStands, Actor: p.Actor(), Reason: "This key was denied to or revoked from this machine before: only a person gives it back."})
+		Event: eventStands, Actor: p.Actor(), Reason: textStands})
 }
 
 // status is a request as its machine sees it.

@@ -87,6 +87,7 @@ type Instance struct {
 	CertFingerprint []byte
 	CertExpiresAt   time.Time
 	FirstSeenAt     time.Time
+	EnrolledAt      time.Time // when the certificate that counts now was given
 	LastSeenAt      *time.Time
 	SourceIP        string
 	Missing         bool
@@ -114,7 +115,10 @@ type Device struct {
 	ImageID      string
 	PolicyID     string
 	InstanceID   string // the machine that published it last
-	RAIDSetID    string `gorm:"column:raid_set_id"`
+	// HomeInstanceID is the machine that encrypted it, or that a person gave a clone's key to: a policy alone gives the
+	// key to no other. It is empty when that machine has enrolled again since.
+	HomeInstanceID string
+	RAIDSetID      string `gorm:"column:raid_set_id"`
 	// Volume is the authoritative volume record; nil until encrypted.
 	Volume *api.VolumeRecord `gorm:"serializer:json"`
 }
