@@ -103,7 +103,7 @@ func TestConsole_requestAndItsSubjects(t *testing.T) {
 		instance, policy := "/instances/"+r.InstanceID, "/policies/"+r.PolicyID
 		link := func(path string) string { return `href="` + path + `"` }
 		// E-01, D-08, D-09, D-12
-		b.shows("/instances", "<strong>1</strong>", "Delivered", "Good", link(request), link(device), link(image), link(instance), link(policy), "1 second")
+		b.shows("/instances", "<strong>1</strong>", "Delivered", "Good", link(request), link(device), link(image), link(instance), link(policy))
 		// E-08, E-09, E-10, E-11, E-15, D-06, D-07
 		b.shows(request, "Key Request (delivered)", "patient files", m.mountPoint(0), "ext4", "Linux", "Read/Write", "256 bits", "<code>= linux</code>", "rack 7",
 			"<strong>1</strong> <span>Rule(s) Passed", "cannot be decided again", link(image), `aria-label="Breadcrumb"`, "Running Instances</a>")
