@@ -10,7 +10,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X keyward/agent/internal/cli.Versio
 DEMO_PACKAGES := cryptsetup-bin e2fsprogs xfsprogs
 TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev qemu-utils qemu-system-x86 busybox-static libnbd-bin python3-libnbd nbdkit \
 	fio postgresql chromium fonts-dejavu-core lvm2 btrfs-progs dosfstools mdadm cpio zstd openssl python3-cryptography \
-	python3-cryptography-vectors gnutls-bin
+	python3-cryptography-vectors gnutls-bin qemu-user-static ntfs-3g exfatprogs f2fs-tools gdisk genisoimage squashfs-tools \
+	dpkg-dev xz-utils
 
 .PHONY: help
 help: ## list the targets
@@ -66,7 +67,7 @@ RACE_PACKAGES := ./nbdcrypt ./nbdcrypt/blockdev ./nbdcrypt/nbd ./nbdcrypt/keymem
 vet: ## formatting, go vet, and that go.mod is tidy
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (run gofmt -w):"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) mod verify >/dev/null
+	$(GO) mod tidy -diff
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 30s)
@@ -75,6 +76,10 @@ fuzz: ## run every fuzz target for FUZZTIME (default 30s)
 			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),30s) $$p || exit 1; \
 		done; \
 	done
+
+.PHONY: bench
+bench: ## measure the hot paths beside their peers (BENCH=xts|nbd|mount|all)
+	$(GO) run ./bench $(or $(BENCH),all)
 
 .PHONY: features
 features: ## check that every row of docs/features.md names a test that exists
