@@ -117,7 +117,7 @@ func open(t *testing.T, url string) *tab {
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	b := &tab{t: t, url: url}
 	ctx, cancel := chromedp.NewContext(allocator, chromedp.WithListener(b.hear))
-	ctx, timeout := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, timeout := context.WithTimeout(ctx, 8*time.Minute)
 	b.ctx = ctx
 	t.Cleanup(func() { timeout(); cancel(); stop() })
 	t.Cleanup(func() {
