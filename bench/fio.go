@@ -13,19 +13,34 @@ import (
 type workload struct {
 	name, mode, block string
 	depth             int
+	// copied is a workload for nbdcopy.
+	copied bool
+}
+
+// client is the program that makes the load.
+func (w workload) client() string {
+	if w.copied {
+		return "nbdcopy"
+	}
+	return "fio"
 }
 
 var workloads = []workload{
-	{"seq-read", "read", "1m", 8},
-	{"seq-write", "write", "1m", 8},
-	{"rand-read-32", "randread", "4k", 32},
-	{"rand-write-32", "randwrite", "4k", 32},
-	{"rand-read-1", "randread", "4k", 1},
+	{name: "seq-read", mode: "read", block: "1m", depth: 8},
+	{name: "seq-write", mode: "write", block: "1m", depth: 8},
+	{name: "rand-read-32", mode: "randread", block: "4k", depth: 32},
+	{name: "rand-write-32", mode: "randwrite", block: "4k", depth: 32},
+	{name: "rand-read-1", mode: "randread", block: "4k", depth: 1},
 }
+
+// fioRamp is how long fio runs before it measures.
+const fioRamp = 200 * time.Millisecond
 
 // measured is what one window of a workload gave.
 type measured struct {
 	mibs, iops, latency, cpuPerGB float64
+	// others is how many processors programs that have nothing to do with the benchmark kept busy.
+	others float64
 }
 
 // fio runs one workload over size bytes for the time given and returns what it measured; extra are further arguments,
@@ -33,7 +48,7 @@ type measured struct {
 func fio(ctx context.Context, w workload, size int64, runtime time.Duration, extra ...string) (measured, error) {
 	args := append([]string{"--name=bench", "--output-format=json", "--rw=" + w.mode, "--bs=" + w.block,
 		fmt.Sprintf("--iodepth=%d", w.depth), fmt.Sprintf("--size=%d", size), "--time_based",
-		fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()), "--ramp_time=200ms", "--randrepeat=0", "--norandommap"}, extra...)
+		fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()), fmt.Sprintf("--ramp_time=%dms", fioRamp.Milliseconds()), "--randrepeat=0", "--norandommap"}, extra...)
 	out, err := exec.CommandContext(ctx, "fio", args...).Output()
 	if err != nil {
 		return measured{}, fmt.Errorf("fio %v: %w", args, describe(err))

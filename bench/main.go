@@ -33,6 +33,7 @@ var benchmarks = []struct {
 }{
 	{"xts", benchXTS},
 	{"nbd", benchNBD},
+	{"mount", benchMount},
 }
 
 func main() {

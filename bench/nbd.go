@@ -4,8 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 )
+
+// payloadSlack is more than any header takes of an encrypted image, bytes.
+const payloadSlack = 32 << 20
 
 // imageSize is the export's size in bytes for every server.
 var imageSize int64 = 1 << 30
@@ -17,19 +22,21 @@ type nbdRow struct {
 	Encrypted bool    `json:"encrypted"`
 	Backing   string  `json:"backing"`
 	Case      string  `json:"case"`
+	Client    string  `json:"client"` // fio or nbdcopy
 	MiBs      float64 `json:"mib_s"`
 	IOPS      float64 `json:"iops"`
 	Latency   float64 `json:"lat_us"`
 	CPU       float64 `json:"cpu_s_per_gb"`
 }
 
-var nbdHeader = []string{"backing", "case", "server", "encrypted", "MiB/s", "IOPS", "latency us", "CPU s/GB"}
+var nbdHeader = []string{"backing", "case", "client", "server", "encrypted", "MiB/s", "IOPS", "latency us", "CPU s/GB"}
 
 // benchNBD runs every server over a Unix socket, on tmpfs and on disk. All servers of a backing run at once, idle while
-// another is measured, and windows go round among them, so that what slows the machine slows all.
+// another is measured, and windows go round among them, so that what slows the machine slows all. Figures are medians of the
+// quieter half of each server's windows.
 func benchNBD(ctx context.Context, o options) error {
 	backings := []struct{ name, dir string }{{"tmpfs", "/dev/shm"}, {"disk", "/var/tmp"}}
-	rounds, window := 5, 2*time.Second
+	rounds, window := 9, time.Second
 	if o.quick {
 		backings, rounds, window = backings[:1], 1, 500*time.Millisecond
 		imageSize = 256 << 20
@@ -65,7 +72,17 @@ func benchBacking(ctx context.Context, o options, backing, parent string, rounds
 		}
 		servers = append(servers, s)
 	}
-	for _, w := range workloads {
+	loads := workloads
+	if missing := notInstalled([]string{"nbdcopy", "nbdinfo"}); missing != "" {
+		o.out.missing("nbd", "nbdcopy", missing+" is not installed")
+	} else {
+		if err := makeImage(ctx, filepath.Join(dir, copySource), imageSize-payloadSlack); err != nil {
+			return err
+		}
+		loads = slices.Concat(loads, copies)
+	}
+	var others []float64
+	for _, w := range loads {
 		results := make([][]measured, len(servers))
 		for range rounds {
 			for i, s := range servers {
@@ -74,16 +91,19 @@ func benchBacking(ctx context.Context, o options, backing, parent string, rounds
 					return fmt.Errorf("%s, %s: %w", s.name, w.name, err)
 				}
 				results[i] = append(results[i], m)
+				others = append(others, m.others)
 			}
 		}
 		for i, s := range servers {
-			nbdRow{"nbd", s.name, s.encrypted, backing, w.name,
+			results[i] = quietest(results[i])
+			nbdRow{"nbd", s.name, s.encrypted, backing, w.name, w.client(),
 				medianOf(results[i], func(m measured) float64 { return m.mibs }),
 				medianOf(results[i], func(m measured) float64 { return m.iops }),
 				medianOf(results[i], func(m measured) float64 { return m.latency }),
 				medianOf(results[i], func(m measured) float64 { return m.cpuPerGB })}.print(o.out)
 		}
 	}
+	fmt.Fprintf(os.Stderr, "%s: other programs kept %.2f processors busy (median of all windows)\n", backing, median(others))
 	return nil
 }
 
@@ -100,6 +120,6 @@ func (r nbdRow) print(out *report) {
 	if r.Encrypted {
 		encrypted = "yes"
 	}
-	out.row(nbdHeader, r, r.Backing, r.Case, r.Server, encrypted, fmt.Sprintf("%.0f", r.MiBs), fmt.Sprintf("%.0f", r.IOPS),
+	out.row(nbdHeader, r, r.Backing, r.Case, r.Client, r.Server, encrypted, fmt.Sprintf("%.0f", r.MiBs), fmt.Sprintf("%.0f", r.IOPS),
 		fmt.Sprintf("%.1f", r.Latency), fmt.Sprintf("%.2f", r.CPU))
 }

@@ -112,6 +112,9 @@ func (r *running) stop() {
 	r.command.Wait()
 }
 
+// userHZ is the unit of processor times in /proc: 100 a second on Linux.
+const userHZ = time.Second / 100
+
 // cpu is the processor time that the server has used.
 func (r *running) cpu() time.Duration {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.command.Process.Pid))
@@ -125,19 +128,24 @@ func (r *running) cpu() time.Duration {
 	}
 	user, _ := strconv.ParseInt(fields[11], 10, 64)
 	system, _ := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * (time.Second / 100) // USER_HZ is 100 on Linux
+	return time.Duration(user+system) * userHZ
 }
 
 // window runs one workload against the server.
-func (r *running) window(ctx context.Context, w workload, runtime time.Duration) (measured, error) {
-	before := r.cpu()
-	// The volume's header takes the first 16 MiB of an encrypted image.
-	m, err := fio(ctx, w, imageSize-32<<20, runtime, "--ioengine=nbd", "--uri=nbd+unix:///?socket="+r.socket)
-	if err != nil {
-		return m, err
+func (r *running) window(ctx context.Context, w workload, runtime time.Duration) (m measured, err error) {
+	before, busy, children, started := r.cpu(), busyTime(), childrenTime(), time.Now()
+	uri := "nbd+unix:///?socket=" + r.socket
+	var bytes float64
+	if w.copied {
+		m, bytes, err = nbdcopy(ctx, w, uri, filepath.Join(filepath.Dir(r.socket), copySource))
+	} else {
+		m, err = fio(ctx, w, imageSize-payloadSlack, runtime, "--ioengine=nbd", "--uri="+uri)
+		bytes = m.mibs * (1 << 20) * (runtime + fioRamp).Seconds()
 	}
-	if bytes := m.mibs * (1 << 20) * (runtime + 200*time.Millisecond).Seconds(); bytes > 0 {
-		m.cpuPerGB = (r.cpu() - before).Seconds() / bytes * 1e9
+	if err == nil && bytes > 0 {
+		used := r.cpu() - before
+		m.cpuPerGB = used.Seconds() / bytes * 1e9
+		m.others = max((busyTime() - busy - used - (childrenTime() - children)).Seconds()/time.Since(started).Seconds(), 0)
 	}
-	return m, nil
+	return m, err
 }
