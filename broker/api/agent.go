@@ -96,6 +96,9 @@ type AssignedDevice struct {
 
 // VolumeRecord is the authoritative description of an encrypted volume. An agent opens a volume only when its LUKS2
 // header says exactly this; it never takes a cipher or an offset from the disk.
+//
+// Deliveries are bound to a hash of its JSON: the order of its members stays, and a new one is added at the end with
+// omitempty, so that agents that do not know it refuse only the volumes that use it.
 type VolumeRecord struct {
 	UUID             string `json:"uuid"`
 	Cipher           string `json:"cipher"`
@@ -174,6 +177,9 @@ type DeliveryBinding struct {
 	InstanceID   string `json:"instance_id"`
 	Nonce        string `json:"nonce"`
 	LeaseSeconds int64  `json:"lease_seconds"`
+	// VolumeSHA256 is the SHA-256, in lower-case hexadecimal, of the delivery's volume record as Go's encoding/json writes
+	// it (for "encrypt-job": of the empty record). So who carries a delivery cannot pair its key with another record.
+	VolumeSHA256 string `json:"volume_sha256"`
 }
 
 // HPKEInfo is the info string of every Keyward HPKE context.

@@ -3,6 +3,8 @@ package client
 import (
 	"bytes"
 	"crypto/hpke"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,7 +59,8 @@ func (k *DeliveryKey) LogValue() slog.Value { return slog.StringValue("REDACTED"
 
 // Open returns the volume key of a delivery, which the caller owns and wipes. It refuses, with an error that wraps
 // ErrDelivery, a delivery whose binding differs from want in any field: another account, request, device, instance or
-// nonce. want.LeaseSeconds 0 takes the broker's lease as it is. Open may be called again after a lost answer.
+// nonce. want.LeaseSeconds 0 takes the broker's lease as it is, and want.VolumeSHA256 is not looked at: the binding must
+// name the volume record that came with it. Open may be called again after a lost answer.
 func (k *DeliveryKey) Open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte, error) {
 	key, err := k.open(d, want)
 	if err != nil {
@@ -76,6 +79,13 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 	}
 	if d.LeaseSeconds != got.LeaseSeconds {
 		return nil, fmt.Errorf("its lease of %d s is not the %d s that the key is bound to", d.LeaseSeconds, got.LeaseSeconds)
+	}
+	sum, err := VolumeSHA256(d.Volume)
+	if err != nil {
+		return nil, err
+	}
+	if got.VolumeSHA256 != sum {
+		return nil, fmt.Errorf("its volume record is not the one that the key is bound to (SHA-256 %s, bound to %.64q)", sum, got.VolumeSHA256)
 	}
 	if len(d.EncapsulatedKey) != encapsulatedBytes {
 		return nil, fmt.Errorf("its encapsulation has %d bytes, not %d", len(d.EncapsulatedKey), encapsulatedBytes)
@@ -97,6 +107,16 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 		return nil, fmt.Errorf("it is not sealed to this request: %w", err)
 	}
 	return key, nil
+}
+
+// VolumeSHA256 is the hash of a volume record that a delivery is bound to.
+func VolumeSHA256(v api.VolumeRecord) (string, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("encoding the volume record: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // parseBinding reads a binding and accepts only its canonical encoding, so that no two byte strings mean the same.

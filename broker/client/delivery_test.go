@@ -6,13 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
 	"keyward/broker/api"
 )
 
-var wanted = api.DeliveryBinding{Purpose: "key-request", AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "nonce", LeaseSeconds: 60}
+var wanted = api.DeliveryBinding{Purpose: "key-request", AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "nonce", LeaseSeconds: 60,
+	VolumeSHA256: emptyVolume}
+
+// emptyVolume is the SHA-256 of the JSON of an empty volume record. It changes when a member is added without omitempty,
+// and then agents of the last release refuse every delivery.
+const emptyVolume = "6471f0f6402ade67b09adefae5c6357189ba0da78b4b5a80724ed9a546e323e3"
 
 // seal makes a delivery with nothing but the standard library, as a broker does.
 func seal(t testing.TB, public, binding, key []byte, info string) api.KeyDelivery {
@@ -51,12 +57,63 @@ func newDeliveryKey(t testing.TB) *DeliveryKey {
 	return k
 }
 
+func must(t testing.TB, v api.VolumeRecord) string {
+	t.Helper()
+	sum, err := VolumeSHA256(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+// A delivery's key belongs to the volume record beside it: with another cipher, offset, size or digest it does not open.
+func TestDeliveryKey_refusesAnotherVolumeRecord(t *testing.T) {
+	t.Parallel()
+	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
+	record := api.VolumeRecord{UUID: "u", Cipher: "aes-xts-plain64", KeyBits: 256, SectorSize: 4096, DataOffset: 16 << 20, DataSize: 1 << 30,
+		DigestSalt: []byte{1}, Digest: []byte{2}, DigestIterations: 1000, Epoch: 1, HeaderHash: []byte{3}, Broker: "b", Account: "acc", Device: "dev"}
+	bound := wanted
+	bound.VolumeSHA256 = must(t, record)
+	d := seal(t, k.PublicKey(), bindingOf(t, bound), volumeKey, api.HPKEInfo)
+	d.Volume = record
+	// What the agent gets went over the wire.
+	wire, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var arrived api.KeyDelivery
+	if err := json.Unmarshal(wire, &arrived); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Open(arrived, wanted); err != nil {
+		t.Fatalf("the record that the key is bound to: %v", err)
+	}
+	fields := reflect.ValueOf(&arrived.Volume).Elem()
+	for i := range fields.NumField() {
+		d := arrived
+		f := reflect.ValueOf(&d.Volume).Elem().Field(i)
+		f.Set(reflect.Zero(f.Type()))
+		if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) || !strings.Contains(err.Error(), "volume record") {
+			t.Errorf("another %s: %v", fields.Type().Field(i).Name, err)
+		}
+	}
+	// An older broker's binding says nothing of the record.
+	bound.VolumeSHA256 = ""
+	d = seal(t, k.PublicKey(), bindingOf(t, bound), volumeKey, api.HPKEInfo)
+	d.Volume = record
+	if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) {
+		t.Errorf("a binding without a record: %v", err)
+	}
+}
+
 func TestDeliveryKey_opensWhatWasSealedToIt(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{32, 48, 64} {
 		k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, n)
-		d := seal(t, k.PublicKey(), bindingOf(t, wanted), volumeKey, api.HPKEInfo)
-		d.Volume.KeyBits = n * 4
+		bound := wanted
+		bound.VolumeSHA256 = must(t, api.VolumeRecord{KeyBits: n * 4, Broker: "https://b.example?<&>"})
+		d := seal(t, k.PublicKey(), bindingOf(t, bound), volumeKey, api.HPKEInfo)
+		d.Volume.KeyBits, d.Volume.Broker = n*4, "https://b.example?<&>"
 		for range 2 { // a second time, after an answer that was lost
 			if got, err := k.Open(d, wanted); err != nil || !bytes.Equal(got, volumeKey) {
 				t.Fatalf("%d bytes: %x, %v", n, got, err)

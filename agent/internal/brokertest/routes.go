@@ -271,6 +271,13 @@ func (b *Broker) seal(public []byte, d *Device, binding api.DeliveryBinding) api
 	if err != nil {
 		panic(err)
 	}
+	var volume api.VolumeRecord // a device that is to be encrypted has none yet
+	if binding.Purpose == "key-request" {
+		volume = *d.Volume
+	}
+	if binding.VolumeSHA256, err = client.VolumeSHA256(volume); err != nil {
+		panic(err)
+	}
 	aad, err := json.Marshal(binding)
 	if err != nil {
 		panic(err)

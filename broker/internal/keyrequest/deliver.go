@@ -81,11 +81,11 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		}
 		lease := int64(r.LeaseExpiresAt.Sub(*r.DeliveredAt) / time.Second)
 		out, err := keystore.SealFor(s.Root, r.PublicKey, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
-			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key))
+			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key), *d.Volume)
 		if err != nil {
 			return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, err)
 		}
-		out.Volume, out.Device = *d.Volume, inventory.AssignedView(d)
+		out.Device = inventory.AssignedView(d)
 		return out, nil
 	})
 }

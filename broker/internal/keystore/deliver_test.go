@@ -25,16 +25,22 @@ func TestSealFor_opensOnlyOnTheMachineThatAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := api.DeliveryBinding{Purpose: PurposeKeyRequest, AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
-		sealed, err := SealFor(root, mine.PublicKey(), b, a, d)
+		sealed, err := SealFor(root, mine.PublicKey(), b, a, d, api.VolumeRecord{KeyBits: bits, Device: "dev"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		sealed.Volume.KeyBits = bits
+		if sealed.Volume.Device != "dev" {
+			t.Errorf("the delivery has the volume record %+v", sealed.Volume)
+		}
 		if got, err := mine.Open(sealed, b); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bits: %v", bits, err)
 		}
 		if _, err := other.Open(sealed, b); !errors.Is(err, client.ErrDelivery) {
 			t.Errorf("%d bits: another machine's key opened it: %v", bits, err)
+		}
+		sealed.Volume.Device = "other"
+		if _, err := mine.Open(sealed, b); !errors.Is(err, client.ErrDelivery) {
+			t.Errorf("%d bits: it opened with another volume record: %v", bits, err)
 		}
 		if bytes.Contains(sealed.SealedKey, want[:16]) || sealed.LeaseSeconds != 30 {
 			t.Errorf("%d bits: sealed %x", bits, sealed.SealedKey)
@@ -52,7 +58,7 @@ func TestSealFor_refusesAnUnboundDelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := api.DeliveryBinding{Purpose: PurposeEncryptJob, AccountID: "acc", RequestID: "job", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
-	if _, err := SealFor(root, key.PublicKey(), good, a, d); err != nil {
+	if _, err := SealFor(root, key.PublicKey(), good, a, d, api.VolumeRecord{}); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*api.DeliveryBinding){
@@ -68,7 +74,7 @@ func TestSealFor_refusesAnUnboundDelivery(t *testing.T) {
 	} {
 		b := good
 		change(&b)
-		if _, err := SealFor(root, key.PublicKey(), b, a, d); err == nil {
+		if _, err := SealFor(root, key.PublicKey(), b, a, d, api.VolumeRecord{}); err == nil {
 			t.Errorf("%s: sealed", name)
 		}
 	}
@@ -92,7 +98,7 @@ func TestSealFor_publicKeysAreChecked(t *testing.T) {
 		if err := CheckPublicKey(public); !errors.Is(err, ErrPublicKey) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := SealFor(root, public, b, a, d); !errors.Is(err, ErrPublicKey) {
+		if _, err := SealFor(root, public, b, a, d, api.VolumeRecord{}); !errors.Is(err, ErrPublicKey) {
 			t.Errorf("%s: sealed: %v", name, err)
 		}
 	}
