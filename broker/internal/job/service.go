@@ -62,7 +62,10 @@ func New(d Deps) *Service {
 func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID string, in api.EncryptWrite) error {
 	return s.Store.Tx(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		d, err := deviceOf(t, deviceID)
+		d, err := store.In[store.Device](t).Get(deviceID)
+		if errors.Is(err, store.ErrNotFound) {
+			return notADevice(t, deviceID)
+		}
 		if err != nil {
 			return err
 		}
@@ -87,6 +90,20 @@ func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID stri
 		s.announce(t, d)
 		return nil
 	})
+}
+
+// notADevice says why what is no device of the account cannot be encrypted.
+func notADevice(t *store.Tenant, id string) error {
+	r, err := store.In[store.RAIDSet](t).Get(id)
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.NotFound("device")
+	}
+	if err != nil {
+		return err
+	}
+	return problem.New(409, "raid-set-not-encryptable", "A RAID set cannot be encrypted yet",
+		fmt.Sprintf("RAID set %q is kept as a record; no machine can encrypt the members of a set together in this release. Nothing was changed.", r.Name),
+		"Delete the RAID set and encrypt its devices one by one.")
 }
 
 // CancelEncryption takes back an encryption that no machine has begun.
