@@ -181,7 +181,7 @@ func fioVerify(ctx context.Context, point string) (transfer, error) {
 	const size = 64 << 20
 	started := time.Now()
 	out, err := exec.CommandContext(ctx, "fio", "--name=verify", "--directory="+point, "--rw=randwrite", "--bs=16k", "--iodepth=16",
-		"--ioengine=libaio", "--direct=1", fmt.Sprintf("--size=%d", size), "--verify=crc32c", "--do_verify=1", "--verify_fatal=1",
+		"--ioengine=libaio", "--direct=1", fmt.Sprintf("--size=%d", size), "--verify=crc32c", "--verify_state_save=0", "--do_verify=1", "--verify_fatal=1",
 		"--end_fsync=1", "--unlink=1", "--output-format=terse").CombinedOutput()
 	if err != nil {
 		return transfer{}, fmt.Errorf("fio with verification: %w: %.400s", err, out)
