@@ -100,8 +100,8 @@ func (k *Key) Clone() (*Key, error) {
 	return c, nil
 }
 
-// Wipe overwrites the secret, and what signals have saved of it, and returns its memory. The caller makes sure that nobody is using Bytes. Wiping twice, or
-// wiping nil, does nothing.
+// Wipe overwrites the secret, and what signals have saved of it, and returns its memory. The caller makes sure that
+// nobody is using Bytes. Wiping twice, or wiping nil, does nothing.
 func (k *Key) Wipe() {
 	if k == nil || k.r == nil {
 		return

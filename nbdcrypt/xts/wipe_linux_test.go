@@ -1,6 +1,7 @@
 package xts
 
 import (
+	"bytes"
 	"crypto/rand"
 	"testing"
 
@@ -56,4 +57,10 @@ func expectAbsent(t *testing.T, when string, patterns []memsearch.Pattern) {
 			t.Errorf("%s: half %d of the key was found in %q", when, i+1, found)
 		}
 	}
+}
+
+func TestWipe_leavesNoRoundKeyOnASignalStack(t *testing.T) {
+	subject.Wiped(t, func(key []byte) [][]byte {
+		return [][]byte{bytes.Clone(key[:len(key)/2]), bytes.Clone(key[len(key)/2:])}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"unsafe"
 )
@@ -23,11 +24,12 @@ func NewPattern(secret []byte) Pattern {
 	return p
 }
 
-// Search returns the lines of /proc/PID/maps of every readable mapping that holds the pattern. pid 0 is this process.
-// Memory that even root cannot read through /proc (memfd_secret) is skipped: that is its purpose.
-func Search(pid int, p Pattern) (found []string, err error) {
-	if len(p) < 8 {
-		return nil, errors.New("search memory: a pattern of less than 8 bytes is found by chance")
+// Search returns the lines of /proc/PID/maps of every readable mapping that holds one of the patterns. pid 0 is this
+// process. Memory that even root cannot read through /proc (memfd_secret) is skipped: that is its purpose.
+func Search(pid int, patterns ...Pattern) (found []string, err error) {
+	set, err := newSet(patterns)
+	if err != nil {
+		return nil, err
 	}
 	folder := "/proc/self"
 	if pid != 0 {
@@ -50,14 +52,14 @@ func Search(pid int, p Pattern) (found []string, err error) {
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &rights); err != nil || rights[0] != 'r' {
 			continue // not readable, or above the 63-bit range (vsyscall)
 		}
-		if searchMapping(mem, from, to, buf, p, pid == 0) {
+		if searchMapping(mem, from, to, buf, set, pid == 0) {
 			found = append(found, lines.Text())
 		}
 	}
 	return found, nil
 }
 
-func searchMapping(mem *os.File, from, to int64, buf []byte, p Pattern, own bool) bool {
+func searchMapping(mem *os.File, from, to int64, buf []byte, set *set, own bool) bool {
 	bufAt := int64(uintptr(unsafe.Pointer(&buf[0])))
 	bufEnd := bufAt + int64(len(buf))
 	for at := from; at < to; {
@@ -70,7 +72,7 @@ func searchMapping(mem *os.File, from, to int64, buf []byte, p Pattern, own bool
 			}
 		}
 		n, _ := mem.ReadAt(buf[:end-at], at) // an unreadable page ends the mapping for us
-		if index(buf[:n], p) >= 0 {
+		if set.in(buf[:n]) {
 			return true
 		}
 		if int64(n) < end-at {
@@ -80,25 +82,77 @@ func searchMapping(mem *os.File, from, to int64, buf []byte, p Pattern, own bool
 			return false
 		}
 		// Overlap, so that a hit across two reads is seen.
-		if at = end - int64(len(p)); end == bufAt && own {
+		if at = end - int64(set.longest); end == bufAt && own {
 			at = bufEnd
 		}
 	}
 	return false
 }
 
-func index(haystack []byte, p Pattern) int {
-	for i := 0; i+len(p) <= len(haystack); i++ {
-		skip := bytes.IndexByte(haystack[i:len(haystack)-len(p)+1], ^p[0])
-		if skip < 0 {
-			return -1
+// SearchFile reports whether a file, as a core dump, holds one of the patterns.
+func SearchFile(path string, patterns ...Pattern) (bool, error) {
+	set, err := newSet(patterns)
+	if err != nil {
+		return false, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("search file: %w", err)
+	}
+	defer f.Close()
+	buf := make([]byte, 1<<20)
+	defer clear(buf)
+	kept := 0
+	for {
+		n, err := io.ReadFull(f, buf[kept:])
+		if set.in(buf[:kept+n]) {
+			return true, nil
 		}
-		i += skip
-		if matches(haystack[i:], p) {
-			return i
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("search file: %w", err)
+		}
+		// Overlap, so that a hit across two reads is seen.
+		kept = copy(buf, buf[len(buf)-set.longest:])
+	}
+}
+
+// set is patterns by their first two bytes, so that one pass looks for all of them.
+type set struct {
+	byStart map[uint16][]Pattern
+	starts  [1 << 16]bool
+	longest int
+}
+
+func newSet(patterns []Pattern) (*set, error) {
+	s := &set{byStart: map[uint16][]Pattern{}}
+	for _, p := range patterns {
+		if len(p) < 8 {
+			return nil, errors.New("search memory: a pattern of less than 8 bytes is found by chance")
+		}
+		start := uint16(^p[0])<<8 | uint16(^p[1])
+		s.byStart[start] = append(s.byStart[start], p)
+		s.starts[start] = true
+		s.longest = max(s.longest, len(p))
+	}
+	return s, nil
+}
+
+func (s *set) in(haystack []byte) bool {
+	for i := 0; i+1 < len(haystack); i++ {
+		start := uint16(haystack[i])<<8 | uint16(haystack[i+1])
+		if !s.starts[start] {
+			continue
+		}
+		for _, p := range s.byStart[start] {
+			if i+len(p) <= len(haystack) && matches(haystack[i:], p) {
+				return true
+			}
 		}
 	}
-	return -1
+	return false
 }
 
 func matches(b []byte, p Pattern) bool {
