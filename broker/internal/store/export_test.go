@@ -1,6 +1,11 @@
 package store
 
-import "gorm.io/gorm"
+import (
+	"context"
+	"strings"
+
+	"gorm.io/gorm"
+)
 
 // ExecForTest runs a statement past the gateway, as somebody with access to the database could.
 func ExecForTest(s *Store, sql string, args ...any) error {
@@ -13,3 +18,30 @@ func RawForTest(s *Store) *gorm.DB { return s.writer }
 
 // ModelsForTest are all models.
 func ModelsForTest() []any { return models() }
+
+// MigrateForTest brings a new database to an older version of the schema, runs statements, and closes it.
+func MigrateForTest(ctx context.Context, dsn string, version int64, statements ...string) error {
+	open := openPostgres
+	if path, ok := strings.CutPrefix(dsn, "sqlite:"); ok {
+		open, dsn = openSQLite, path
+	}
+	b, err := open(dsn)
+	if err != nil {
+		return err
+	}
+	defer b.writerDB.Close()
+	defer b.readerDB.Close()
+	p, err := b.migrations()
+	if err != nil {
+		return err
+	}
+	if _, err := p.UpTo(ctx, version); err != nil {
+		return err
+	}
+	for _, s := range statements {
+		if _, err := b.writerDB.Exec(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}

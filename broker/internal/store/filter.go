@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
@@ -54,16 +55,33 @@ func value(v any) any {
 	return v
 }
 
+// impossible says that v is text that no row holds, because it cannot be stored (ErrInvalid). PostgreSQL would refuse the
+// whole statement, and SQLite would look for it: nothing equals it in either.
+func impossible(v any) bool {
+	s, ok := v.(string)
+	return ok && (strings.IndexByte(s, 0) >= 0 || !utf8.ValidString(s))
+}
+
+var nothing = clause.Expr{SQL: "1 = 0"}
+
 // Eq keeps rows whose column equals v.
 func Eq(column string, v any) Filter {
 	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: value(v)} })
+		return q.where(column, func(c clause.Column) clause.Expression {
+			if impossible(value(v)) {
+				return nothing
+			}
+			return clause.Eq{Column: c, Value: value(v)}
+		})
 	}
 }
 
 // Ne keeps rows whose column differs from v; NULL differs from nothing.
 func Ne(column string, v any) Filter {
 	return func(q *query) error {
+		if impossible(value(v)) {
+			return fmt.Errorf("%w: nothing in column %s could equal it", ErrInvalid, column)
+		}
 		return q.where(column, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: value(v)} })
 	}
 }
@@ -72,12 +90,14 @@ func Ne(column string, v any) Filter {
 func OneOf[V any](column string, values []V) Filter {
 	return func(q *query) error {
 		return q.where(column, func(c clause.Column) clause.Expression {
-			if len(values) == 0 {
-				return clause.Expr{SQL: "1 = 0"}
-			}
 			in := clause.IN{Column: c}
 			for _, v := range values {
-				in.Values = append(in.Values, value(v))
+				if !impossible(value(v)) {
+					in.Values = append(in.Values, value(v))
+				}
+			}
+			if len(in.Values) == 0 {
+				return nothing
 			}
 			return in
 		})
@@ -116,6 +136,9 @@ func NotNull(column string) Filter {
 func EqFold(column, s string) Filter {
 	return func(q *query) error {
 		return q.where(column, func(c clause.Column) clause.Expression {
+			if impossible(s) {
+				return nothing
+			}
 			return clause.Expr{SQL: "LOWER(?) = LOWER(?)", Vars: []any{c, s}}
 		})
 	}
@@ -127,6 +150,9 @@ var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 func Like(column, s string) Filter {
 	return func(q *query) error {
 		return q.where(column, func(c clause.Column) clause.Expression {
+			if impossible(s) {
+				return nothing
+			}
 			op := "LIKE" // of SQLite: ignores the case of ASCII letters
 			if q.postgres {
 				op = "ILIKE"
@@ -161,6 +187,23 @@ func Limit(n int) Filter {
 			return fmt.Errorf("store: a limit of %d rows", n)
 		}
 		q.db = q.db.Limit(n)
+		return nil
+	}
+}
+
+// Only reads just these columns and leaves the other fields zero: a list of thousands need not decode what it does not
+// show. The row's version is not among them, so Update refuses such a row instead of emptying it.
+func Only(columns ...string) Filter {
+	return func(q *query) error {
+		for _, name := range columns {
+			if _, err := q.column(name); err != nil {
+				return err
+			}
+			if name == "version" {
+				return fmt.Errorf("store: a part of a row of %s has no version", q.schema.Table)
+			}
+		}
+		q.db = q.db.Select(columns)
 		return nil
 	}
 }

@@ -1,6 +1,10 @@
 package store
 
-import "gorm.io/gorm"
+import (
+	"fmt"
+
+	"gorm.io/gorm"
+)
 
 // The look-ups of this file find out which tenant a caller belongs to, so they run before there is a tenant. Each is by
 // a value that cannot be guessed or that names the account itself.
@@ -22,6 +26,9 @@ func (tx *Tx) FindInstanceByCert(fingerprint []byte) (Instance, error) {
 
 // FindAccount returns the account with the ID or, ignoring case, the name.
 func (tx *Tx) FindAccount(nameOrID string) (Account, error) {
+	if impossible(nameOrID) {
+		return Account{}, fmt.Errorf("%w: Account", ErrNotFound)
+	}
 	return Global[Account](tx).First(func(q *query) error {
 		q.db = q.db.Where(q.db.Session(&gorm.Session{NewDB: true}).
 			Where("id = ?", nameOrID).Or("LOWER(name) = LOWER(?)", nameOrID))

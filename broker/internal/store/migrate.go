@@ -13,11 +13,11 @@ import (
 //go:embed migrations/sqlite/*.sql migrations/postgres/*.sql
 var migrations embed.FS
 
-// migrate brings the schema up to date. Of several brokers that start at once on PostgreSQL one migrates.
-func (b backend) migrate(ctx context.Context) error {
+// migrations are the steps of the database's kind. Of several brokers that start at once on PostgreSQL one migrates.
+func (b backend) migrations() (*goose.Provider, error) {
 	files, err := fs.Sub(migrations, "migrations/"+b.name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dialect := goose.DialectSQLite3
 	options := []goose.ProviderOption{goose.WithTableName("schema_version")}
@@ -25,11 +25,16 @@ func (b backend) migrate(ctx context.Context) error {
 		dialect = goose.DialectPostgres
 		locker, err := lock.NewPostgresSessionLocker()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		options = append(options, goose.WithSessionLocker(locker))
 	}
-	p, err := goose.NewProvider(dialect, b.writerDB, files, options...)
+	return goose.NewProvider(dialect, b.writerDB, files, options...)
+}
+
+// migrate brings the schema up to date.
+func (b backend) migrate(ctx context.Context) error {
+	p, err := b.migrations()
 	if err != nil {
 		return err
 	}

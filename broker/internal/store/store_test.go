@@ -338,6 +338,13 @@ func TestFilters(t *testing.T) {
 			"second page":           {[]store.Filter{store.Asc("name"), store.Limit(2), store.Offset(2)}, "23"},
 			"for update":            {[]store.Filter{store.ForUpdate(), store.Eq("name", "1")}, "1"},
 			"a value that is SQL":   {[]store.Filter{store.Eq("name", "1' OR '1'='1")}, ""},
+			"a value with NUL":      {[]store.Filter{store.Eq("name", "1\x00")}, ""},
+			"a value in latin-1":    {[]store.Filter{store.Eq("display_name", "\xff")}, ""},
+			"one of, one with NUL":  {[]store.Filter{store.OneOf("name", []string{"1", "3\x00"})}, "1"},
+			"one of, all with NUL":  {[]store.Filter{store.OneOf("name", []string{"\x00"})}, ""},
+			"like with NUL":         {[]store.Filter{store.Like("display_name", "a\x00")}, ""},
+			"any case with NUL":     {[]store.Filter{store.EqFold("display_name", "delta\x00")}, ""},
+			"only some columns":     {[]store.Filter{store.Only("id", "name"), store.Eq("display_name", "delta")}, "3"},
 			"filters are conjoined": {[]store.Filter{store.Eq("name", "1"), store.Eq("name", "2")}, ""},
 		} {
 			in(t, s, account, func(tn *store.Tenant) error {
@@ -360,6 +367,19 @@ func TestFilters(t *testing.T) {
 			}
 			if n, err := store.In[store.User](tn).Count(store.Desc("name"), store.Limit(1)); n != 4 || err != nil {
 				t.Errorf("Count with order and limit = %d (%v), want 4", n, err)
+			}
+			if _, err := store.In[store.User](tn).List(store.Ne("name", "\x00")); !errors.Is(err, store.ErrInvalid) {
+				t.Errorf("Ne of a text with NUL: %v, want ErrInvalid", err)
+			}
+			if _, err := store.In[store.User](tn).List(store.Only("id", "version")); err == nil {
+				t.Error("a part of a row with its version was read")
+			}
+			part, err := store.In[store.User](tn).First(store.Only("id", "account_id", "name"), store.Eq("name", "3"))
+			if err != nil || part.DisplayName != "" || part.Name != "3" {
+				t.Errorf("a part of a row is %+v, %v", part, err)
+			}
+			if err := store.In[store.User](tn).Update(&part); !errors.Is(err, store.ErrStale) {
+				t.Errorf("storing a part of a row: %v, want ErrStale", err)
 			}
 			if _, err := store.In[store.User](tn).DeleteWhere(); err == nil {
 				t.Error("DeleteWhere without a filter was accepted")
@@ -503,6 +523,8 @@ func TestLookups_findTheTenant(t *testing.T) {
 				"certificate": second(tx.FindInstanceByCert(hash('x'))),
 				"no hash":     second(tx.FindInstanceByCert(nil)),
 				"account":     second(tx.FindAccount("%")),
+				"NUL":         second(tx.FindAccount("a\x00")),
+				"latin-1":     second(tx.FindEnrolToken("\xff")),
 			} {
 				if !errors.Is(err, store.ErrNotFound) {
 					t.Errorf("unknown %s: %v, want ErrNotFound", name, err)

@@ -145,11 +145,11 @@ func (c *cluster) dsn(database string) string {
 	return "postgres:///" + database + "?user=keyward&host=" + url.QueryEscape(c.dir)
 }
 
-func (c *cluster) create() (string, error) {
+func (c *cluster) create(template string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := fmt.Sprintf("test%d", c.next.Add(1))
-	return name, c.admin("CREATE DATABASE " + name + " TEMPLATE template_keyward")
+	return name, c.admin("CREATE DATABASE " + name + " TEMPLATE " + template)
 }
 
 func (c *cluster) admin(statement string) error {

@@ -83,6 +83,17 @@ func SQLite(t testing.TB) string {
 // Postgres returns the address of an empty database in this test binary's throw-away cluster.
 func Postgres(t testing.TB) string {
 	t.Helper()
+	return postgres(t, "template_keyward")
+}
+
+// EmptyPostgres returns the address of a database without tables, for tests of migrations.
+func EmptyPostgres(t testing.TB) string {
+	t.Helper()
+	return postgres(t, "template0")
+}
+
+func postgres(t testing.TB, template string) string {
+	t.Helper()
 	c, err := theCluster()
 	if err != nil {
 		t.Fatalf("starting a throw-away PostgreSQL: %v", err)
@@ -90,7 +101,7 @@ func Postgres(t testing.TB) string {
 	if c == nil {
 		t.Skip("PostgreSQL is not installed: no initdb in PATH or /usr/lib/postgresql/*/bin")
 	}
-	name, err := c.create()
+	name, err := c.create(template)
 	if err != nil {
 		t.Fatalf("creating the test's database: %v", err)
 	}
