@@ -38,12 +38,12 @@ type Access interface {
 // console is the pages with what they need.
 type console struct {
 	Deps
-	streams streamLimit
+	streams feed.Quota
 }
 
 // Mount registers every page. The app must be configured with Immutable, since values of requests are kept.
 func Mount(app *fiber.App, d Deps) {
-	c := &console{Deps: d, streams: streamLimit{perSession: 16}}
+	c := &console{Deps: d, streams: feed.Quota{PerOwner: sessionStreams, PerAccount: accountStreams, Total: maxStreams}}
 	app.Get(ui.AssetPattern, c.open(serveAsset))
 	for _, r := range openRoutes {
 		app.Add(r.Method, r.Path, c.open(r.Handle))

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"keyward/broker/api"
@@ -20,40 +19,16 @@ const (
 	streamHeartbeat = 15 * time.Second
 	// streamLife ends every stream, so that a browser renews it and connections of closed lids do not pile up.
 	streamLife = 30 * time.Minute
+	// The most streams of a session, an account and a broker: a few for every open tab.
+	sessionStreams = 16
+	accountStreams = 500
+	maxStreams     = 4000
 )
 
 // topicOperations says who may hear of a topic. Topics carry no data, but that something changed is news too.
 var topicOperations = map[string]rbac.Operation{
 	feed.TopicKeyRequests: rbac.RunningInstancesRead,
 	feed.TopicDevices:     rbac.DevicesRead,
-}
-
-// streamLimit counts the open streams of each session.
-type streamLimit struct {
-	perSession int
-	mu         sync.Mutex
-	open       map[string]int
-}
-
-func (l *streamLimit) take(session string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open == nil {
-		l.open = map[string]int{}
-	}
-	if l.open[session] >= l.perSession {
-		return false
-	}
-	l.open[session]++
-	return true
-}
-
-func (l *streamLimit) release(session string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[session]--; l.open[session] <= 0 {
-		delete(l.open, session)
-	}
 }
 
 // streamRows tells a page that something it shows has changed (server-sent events). It carries no data: the page reads
@@ -68,7 +43,8 @@ func streamRows(v *visit) error {
 	if len(topics) == 0 {
 		return problem.Invalid("topic", "name at least one topic")
 	}
-	if !v.streams.take(v.p.SessionID) {
+	release, ok := v.streams.Take(v.p.AccountID, v.p.SessionID)
+	if !ok {
 		return problem.TooMany(streamHeartbeat)
 	}
 	subscription := v.Feed.Subscribe(v.p.AccountID, topics...)
@@ -76,7 +52,7 @@ func streamRows(v *visit) error {
 	v.http.Set("X-Accel-Buffering", "no")
 	c, person, running := v.console, v.p, v.http.UserContext()
 	v.http.Status(http.StatusOK).Context().SetBodyStreamWriter(func(w *bufio.Writer) {
-		defer c.streams.release(person.SessionID)
+		defer release()
 		defer subscription.Close()
 		c.pump(running, w, subscription, func(ctx context.Context) bool { return c.mayStillHear(ctx, person, topics) })
 	})

@@ -21,8 +21,10 @@ const (
 	streamPulse = 15 * time.Second
 	// streamLife ends every stream, so that connections of clients that are gone do not pile up.
 	streamLife = 30 * time.Minute
-	// maxStreams bounds the listeners of a broker, each of which holds a connection.
-	maxStreams = 2000
+	// The most streams of a session, an account and a broker; each holds a connection.
+	sessionStreams = 16
+	accountStreams = 200
+	maxStreams     = 2000
 )
 
 // topicNeeds says which operation lets a person hear of a topic. Topics carry no data, but that something changed is
@@ -37,12 +39,14 @@ var topicNeeds = map[string]rbac.Operation{
 }
 
 func registerEvents(r *Router, d PeopleDeps) {
+	quota := &feed.Quota{PerOwner: sessionStreams, PerAccount: accountStreams, Total: maxStreams}
 	raw(r, Route{Method: http.MethodGet, Path: "/api/v1/events", Operation: rbac.RunningInstancesRead, Summary: "Stream the topics of changes (server-sent events)"},
-		func(c *fiber.Ctx, p tenant.Principal) error { return streamEvents(c, p, d) })
+		func(c *fiber.Ctx, p tenant.Principal) error { return streamEvents(c, p, d, quota) })
 }
 
-func streamEvents(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
-	if d.Feed.Listeners() >= maxStreams {
+func streamEvents(c *fiber.Ctx, p tenant.Principal, d PeopleDeps, quota *feed.Quota) error {
+	release, ok := quota.Take(p.AccountID, p.SessionID)
+	if !ok {
 		return problem.TooMany(streamPulse)
 	}
 	token, _ := sessionToken(c)
@@ -51,6 +55,7 @@ func streamEvents(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
 	c.Set(fiber.HeaderContentType, "text/event-stream")
 	c.Set("X-Accel-Buffering", "no")
 	c.Context().SetBodyStreamWriter(func(w *bufio.Writer) {
+		defer release()
 		defer sub.Close()
 		ctx, cancel := context.WithTimeout(base, streamLife)
 		defer cancel()
@@ -67,6 +72,7 @@ func streamEvents(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
 				if err != nil || !d.Roles.Allowed(string(now.Role), rbac.RunningInstancesRead) {
 					return
 				}
+				p.Role = now.Role // what they may hear of follows their role
 				fmt.Fprint(w, ": still here\n\n")
 			case <-sub.C():
 				for _, topic := range sub.Take() {

@@ -60,7 +60,8 @@ type Observer interface {
 // Service handles key requests.
 type Service struct {
 	Deps
-	mu sync.Mutex
+	polls feed.Quota
+	mu    sync.Mutex
 	// told remembers the last command list of each instance, so that an unchanged one is held back.
 	told map[string]toldList
 	// began is when this broker started: while it was down it heard from nobody, and that is no machine's silence.
@@ -72,7 +73,7 @@ func New(d Deps) *Service {
 	if d.Logger == nil {
 		d.Logger = slog.Default()
 	}
-	s := &Service{Deps: d, told: map[string]toldList{}}
+	s := &Service{Deps: d, polls: feed.Quota{PerOwner: machinePolls}, told: map[string]toldList{}}
 	if err := d.Store.View(context.Background(), func(tx *store.Tx) error { s.began = tx.Now(); return nil }); err != nil {
 		d.Logger.Warn("machines may be shown as missing until they report", "error", err)
 	}
@@ -280,14 +281,19 @@ func own(t *store.Tenant, p tenant.Principal, id string) (store.KeyRequest, erro
 
 // waitFor calls look until it says that it is done, ctx ends or wait is over; between calls it waits for the topics.
 // A broker of several on one database learns of another's changes by looking again every two seconds.
-func (s *Service) waitFor(ctx context.Context, accountID string, wait time.Duration, topics []string, look func() (bool, error)) error {
+func (s *Service) waitFor(ctx context.Context, p tenant.Principal, wait time.Duration, topics []string, look func() (bool, error)) error {
 	if wait <= 0 {
 		_, err := look()
 		return err
 	}
+	release, ok := s.polls.Take(p.AccountID, p.Instance)
+	if !ok {
+		return problem.TooMany(time.Second)
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, min(wait, MaxWait))
 	defer cancel()
-	sub := s.Feed.Subscribe(accountID, topics...)
+	sub := s.Feed.Subscribe(p.AccountID, topics...)
 	defer sub.Close()
 	again := time.NewTicker(2 * time.Second)
 	defer again.Stop()
@@ -306,5 +312,10 @@ func (s *Service) waitFor(ctx context.Context, accountID string, wait time.Durat
 	}
 }
 
-// MaxWait is the longest that a long poll is held.
-const MaxWait = time.Minute
+const (
+	// MaxWait is the longest that a long poll is held.
+	MaxWait = time.Minute
+	// machinePolls is how many long polls of one machine are held: one for commands, one a waiting request. A caller that
+	// goes away is not noticed before its poll ends, so without a bound one machine could hold every connection.
+	machinePolls = 256
+)
