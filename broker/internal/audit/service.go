@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"keyward/broker/api"
@@ -43,6 +44,9 @@ type Filter struct {
 	OldestFirst bool
 }
 
+// maxPage is the last page that can be asked for; older records are found by their time.
+const maxPage = 1_000_000
+
 func (f Filter) check() error {
 	fields := map[string]string{}
 	if f.Category != "" && !slices.Contains(Categories(), f.Category) {
@@ -51,8 +55,11 @@ func (f Filter) check() error {
 	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
 		fields["to"] = "not before from"
 	}
-	if f.Page < 0 || f.Size < 0 || f.Size > 100 {
+	if f.Size < 0 || f.Size > 100 {
 		fields["size"] = "1 to 100 records on a page"
+	}
+	if f.Page < 0 || f.Page > maxPage {
+		fields["page"] = "1 to " + strconv.Itoa(maxPage)
 	}
 	if len(fields) > 0 {
 		return problem.InvalidFields(fields)

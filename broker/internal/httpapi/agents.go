@@ -65,7 +65,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 	}
 	limit := newLimiter(enrolBurst, enrolInterval, d.Clock)
 	r.app.Use(api.PathEnrol, func(c *fiber.Ctx) error {
-		if wait, ok := limit.allow(c.IP()); !ok {
+		if wait, ok := limit.allow(network(c.IP())); !ok {
 			return problem.TooMany(wait)
 		}
 		return c.Next()

@@ -18,7 +18,9 @@ func (s *Service) Instances(ctx context.Context, p tenant.Principal, q InstanceQ
 	var out []api.Instance
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		filters := []store.Filter{store.Asc("host_name")}
+		// Without evidence, which is large.
+		filters := []store.Filter{store.Asc("host_name"), store.Only("id", "identity", "provider", "host_name", "location", "image_id",
+			"agent_version", "first_seen_at", "last_seen_at", "source_ip", "missing")}
 		if q.Image != "" {
 			filters = append(filters, store.Eq("image_id", q.Image))
 		}
@@ -71,7 +73,7 @@ func (s *Service) Instance(ctx context.Context, p tenant.Principal, id string) (
 }
 
 func imageNames(t *store.Tenant) (map[string]string, error) {
-	rows, err := store.In[store.Image](t).List()
+	rows, err := store.In[store.Image](t).List(store.Only("id", "name"))
 	names := make(map[string]string, len(rows))
 	for _, r := range rows {
 		names[r.ID] = r.Name

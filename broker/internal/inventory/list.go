@@ -59,7 +59,7 @@ func everything(t *store.Tenant) ([]api.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := store.In[store.DeviceKey](t).List(store.Asc("generation"))
+	keys, err := store.In[store.DeviceKey](t).List(store.Asc("generation"), store.Only("device_id", "bits", "generation", "created_at"))
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +120,9 @@ func device(t *store.Tenant, id string) (store.Device, error) {
 func cutPage[T any](rows []T, page, size int) []T {
 	if size <= 0 {
 		return rows
+	}
+	if page-1 > len(rows)/size { // before the product overflows
+		return rows[:0]
 	}
 	from := min(max(page-1, 0)*size, len(rows))
 	return rows[from:min(from+size, len(rows))]

@@ -21,14 +21,14 @@ type names struct{ policies, instances map[string]string }
 
 func namesOf(t *store.Tenant) (names, error) {
 	n := names{policies: map[string]string{}, instances: map[string]string{}}
-	policies, err := store.In[store.Policy](t).List()
+	policies, err := store.In[store.Policy](t).List(store.Only("id", "name"))
 	if err != nil {
 		return n, err
 	}
 	for _, p := range policies {
 		n.policies[p.ID] = p.Name
 	}
-	instances, err := store.In[store.Instance](t).List()
+	instances, err := store.In[store.Instance](t).List(store.Only("id", "host_name"))
 	if err != nil {
 		return n, err
 	}

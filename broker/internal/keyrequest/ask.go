@@ -275,7 +275,7 @@ func withinLeaseTaken(res Result) bool {
 }
 
 func nextNumber(t *store.Tenant) (int64, error) {
-	last, err := store.In[store.KeyRequest](t).First(store.Desc("number"))
+	last, err := store.In[store.KeyRequest](t).First(store.Desc("number"), store.Only("number"))
 	if errors.Is(err, store.ErrNotFound) {
 		return 1, nil
 	}

@@ -105,7 +105,7 @@ func (s *Service) renew(t *store.Tenant, p tenant.Principal, held []api.HeldKey,
 
 // heartbeatSeconds is the smallest heartbeat of the policies of a machine's devices.
 func heartbeatSeconds(t *store.Tenant, instanceID string) (int64, error) {
-	devices, err := store.In[store.Device](t).List(store.Eq("instance_id", instanceID))
+	devices, err := store.In[store.Device](t).List(store.Eq("instance_id", instanceID), store.Only("policy_id"))
 	if err != nil {
 		return 0, err
 	}
@@ -146,7 +146,7 @@ const hold = 5 * time.Second
 // Commands lists what the calling machine is asked to do, and waits until there is something new.
 func (s *Service) Commands(ctx context.Context, p tenant.Principal, wait time.Duration) (api.CommandList, error) {
 	out := api.CommandList{Commands: []api.Command{}}
-	err := s.waitFor(ctx, p.AccountID, wait, []string{feed.Instance(p.Instance)}, func() (bool, error) {
+	err := s.waitFor(ctx, p, wait, []string{feed.Instance(p.Instance)}, func() (bool, error) {
 		err := s.Store.View(ctx, func(tx *store.Tx) error {
 			list, err := s.commands(tx.Tenant(p.AccountID), p.Instance)
 			if err == nil {

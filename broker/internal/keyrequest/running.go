@@ -76,7 +76,8 @@ func (s *Service) List(ctx context.Context, p tenant.Principal, f Filter) (api.R
 
 // current lists the newest request of every pair of device and machine, newest first.
 func current(t *store.Tenant, expired bool) ([]store.KeyRequest, error) {
-	filters := []store.Filter{store.Desc("number")}
+	// Without verdict and evidence, which are large.
+	filters := []store.Filter{store.Desc("number"), store.Only("id", "number", "status", "integrity", "device_id", "image_id", "instance_id", "policy_id", "created_at")}
 	if !expired {
 		filters = append(filters, store.Ne("status", api.KeyExpired))
 	}
@@ -94,7 +95,7 @@ func current(t *store.Tenant, expired bool) ([]store.KeyRequest, error) {
 		seen[pair] = true
 		if !expired && (Ended(r.Status) || r.Status == api.KeyRevoked) {
 			// A newer request of the pair may have expired since; then this one is history.
-			last, err := newest(t, r.DeviceID, r.InstanceID)
+			last, err := store.In[store.KeyRequest](t).First(store.Only("id"), store.Eq("device_id", r.DeviceID), store.Eq("instance_id", r.InstanceID), store.Desc("number"))
 			if err != nil {
 				return nil, err
 			}
@@ -160,28 +161,29 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.K
 
 func namesOf(t *store.Tenant) (names, error) {
 	n := names{devices: map[string]string{}, images: map[string]string{}, policies: map[string]string{}, instances: map[string]store.Instance{}}
-	devices, err := store.In[store.Device](t).List()
+	named := store.Only("id", "name")
+	devices, err := store.In[store.Device](t).List(named)
 	if err != nil {
 		return n, err
 	}
 	for _, d := range devices {
 		n.devices[d.ID] = d.Name
 	}
-	images, err := store.In[store.Image](t).List()
+	images, err := store.In[store.Image](t).List(named)
 	if err != nil {
 		return n, err
 	}
 	for _, i := range images {
 		n.images[i.ID] = i.Name
 	}
-	policies, err := store.In[store.Policy](t).List()
+	policies, err := store.In[store.Policy](t).List(named)
 	if err != nil {
 		return n, err
 	}
 	for _, p := range policies {
 		n.policies[p.ID] = p.Name
 	}
-	instances, err := store.In[store.Instance](t).List()
+	instances, err := store.In[store.Instance](t).List(store.Only("id", "host_name", "provider", "missing"))
 	for _, i := range instances {
 		n.instances[i.ID] = i
 	}
@@ -203,6 +205,9 @@ func (n names) row(t *store.Tenant, r store.KeyRequest) (api.RunningInstance, er
 func page[T any](rows []T, n, size int) []T {
 	if size <= 0 {
 		return rows
+	}
+	if n-1 > len(rows)/size { // before the product overflows
+		return rows[:0]
 	}
 	from := min(max(n-1, 0)*size, len(rows))
 	return rows[from:min(from+size, len(rows))]

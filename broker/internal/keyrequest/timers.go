@@ -59,26 +59,39 @@ func (s *Service) Tick(ctx context.Context) error {
 }
 
 func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
-	open := []api.KeyStatus{api.KeyPending, api.KeyApproved, api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored, api.KeyRevoking}
-	requests, err := store.In[store.KeyRequest](t).List(store.OneOf("status", open))
+	requests := store.In[store.KeyRequest](t)
+	part := store.Only("id", "status", "device_id", "approve_at", "lease_expires_at", "revoke_due_at", "created_at", "updated_at")
+	var out []due
+	seen := map[string]bool{}
+	for _, late := range dueFilters(t.Now()) {
+		rows, err := requests.List(append(late, part)...)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			if e := dueEvent(t.Now(), r); e != "" && !seen[r.ID] {
+				seen[r.ID] = true
+				out = append(out, due{t.AccountID(), r.ID, e, reasons[e]})
+			}
+		}
+	}
+	waiting, err := requests.List(store.OneOf("status", []api.KeyStatus{api.KeyPending, api.KeyApproved}), store.Only("id", "status", "device_id"))
 	if err != nil {
 		return nil, err
 	}
-	var out []due
-	for _, r := range requests {
-		if e := dueEvent(t.Now(), r); e != "" {
-			out = append(out, due{t.AccountID(), r.ID, e, reasons[e]})
-		}
-	}
-	gone, err := withoutVolume(t, requests)
+	gone, err := withoutVolume(t, waiting)
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range gone {
 		out = append(out, due{t.AccountID(), id, EventExpired, textGone})
 	}
+	least, err := leastSilence(t)
+	if err != nil {
+		return nil, err
+	}
 	instances, err := store.In[store.Instance](t).List(store.Eq("missing", false), store.NotNull("last_seen_at"),
-		store.Before("last_seen_at", t.Now().Add(-minSilence)))
+		store.Before("last_seen_at", t.Now().Add(-least)), store.Only("id", "missing", "last_seen_at"))
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +107,32 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	return out, nil
 }
 
+// dueFilters select, by indexes, the requests whose time may have come; dueEvent says what it brings. Most requests of a
+// large account are delivered and renewed all the time, and are not read every second.
+func dueFilters(now time.Time) [][]store.Filter {
+	passed := func(column string, at time.Time) store.Filter { return store.Before(column, at.Add(time.Microsecond)) }
+	return [][]store.Filter{
+		{passed("lease_expires_at", now.Add(-LeaseMargin))},
+		{passed("approve_at", now)},
+		{passed("revoke_due_at", now)},
+		{store.Eq("status", api.KeyPending), passed("created_at", now.Add(-pendingLife))},
+		{store.Eq("status", api.KeyApproved), passed("updated_at", now.Add(-approvedLife))},
+	}
+}
+
+// leastSilence is the shortest silence after which any machine of the account can be missing: only those that were
+// silent for so long are looked at one by one.
+func leastSilence(t *store.Tenant) (time.Duration, error) {
+	policies, err := store.In[store.Policy](t).List(store.Only("heartbeat_seconds"))
+	least := int64(0)
+	for _, p := range policies {
+		if least == 0 || p.HeartbeatSeconds < least {
+			least = p.HeartbeatSeconds
+		}
+	}
+	return max(3*seconds(least), minSilence), err
+}
+
 // withoutVolume lists the requests that wait for a key which is no more.
 func withoutVolume(t *store.Tenant, requests []store.KeyRequest) ([]string, error) {
 	waiting := map[string][]string{}
@@ -105,13 +144,17 @@ func withoutVolume(t *store.Tenant, requests []store.KeyRequest) ([]string, erro
 	if len(waiting) == 0 {
 		return nil, nil
 	}
-	devices, err := store.In[store.Device](t).List(store.OneOf("id", slices.Collect(maps.Keys(waiting))))
-	for _, d := range devices {
-		if d.Volume != nil {
+	// In pieces: a statement has a limited number of values.
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(waiting)), 1000) {
+		devices, err := store.In[store.Device](t).List(store.OneOf("id", ids), store.NotNull("volume"), store.Only("id"))
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range devices {
 			delete(waiting, d.ID)
 		}
 	}
-	return slices.Concat(slices.Collect(maps.Values(waiting))...), err
+	return slices.Concat(slices.Collect(maps.Values(waiting))...), nil
 }
 
 // dueEvent is what time does to a request now; empty when nothing.

@@ -24,7 +24,7 @@ func membersOf(t *store.Tenant) (members, error) {
 	for _, i := range images {
 		m.images[i.PolicyID] = append(m.images[i.PolicyID], i.ImageID)
 	}
-	devices, err := store.In[store.Device](t).List()
+	devices, err := store.In[store.Device](t).List(store.Only("id", "policy_id"))
 	if err != nil {
 		return m, err
 	}
