@@ -2,8 +2,10 @@ package httpapi_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,6 +73,59 @@ func TestEvents_endWithTheSession(t *testing.T) {
 		}
 		_, err = o.await("never", func() {})
 		wantProblem(t, err, 401, "unauthenticated")
+	})
+}
+
+func TestEvents_oneSessionDoesNotTakeEveryPlace(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		ctx, cancel := context.WithCancel(t.Context())
+		var streams sync.WaitGroup
+		defer streams.Wait()
+		defer cancel()
+		for range 16 {
+			connected := make(chan struct{})
+			streams.Go(func() {
+				_ = o.approver.Events(ctx, func(got string) error {
+					if got == "connected" {
+						close(connected)
+					}
+					return nil
+				})
+			})
+			select {
+			case <-connected:
+			case <-time.After(30 * time.Second):
+				t.Fatal("a stream does not begin")
+			}
+		}
+		err := o.approver.Events(t.Context(), func(string) error { return errEnough })
+		wantProblem(t, err, 429, "too-many-requests")
+		if err := o.admin.Events(t.Context(), func(string) error { return errEnough }); !errors.Is(err, errEnough) {
+			t.Errorf("another session: %v", err)
+		}
+	})
+}
+
+func TestPages_beyondTheLastAreEmpty(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		b := o.machine("db1")
+		d, _ := b.encrypted("data")
+		b.ask(d.ID)
+		for _, page := range []string{"2", "461168601842738791", "9223372036854775807"} {
+			for _, path := range []string{"/api/v1/devices", "/api/v1/running-instances"} {
+				var out struct {
+					Total int64             `json:"total"`
+					Items []json.RawMessage `json:"devices"`
+					Rows  []json.RawMessage `json:"rows"`
+				}
+				if err := o.admin.Do(t.Context(), "GET", path+"?size=100&page="+page, nil, &out); err != nil || out.Total != 1 || len(out.Items)+len(out.Rows) != 0 {
+					t.Errorf("page %s of %s: %+v, %v", page, path, out, err)
+				}
+			}
+		}
+		wantProblem(t, o.admin.Do(t.Context(), "GET", "/api/v1/audit?page=9223372036854775807", nil, nil), 422, "invalid")
 	})
 }
 
