@@ -1,12 +1,15 @@
 package console
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	"keyward/broker/internal/audit"
@@ -114,17 +117,46 @@ func exportJSONL(v *visit) error {
 
 type logExport func(context.Context, tenant.Principal, audit.Filter, io.Writer) error
 
-// exportLog answers with a file. It is written to memory first, so that a failure never looks like a short log.
+// exportLife is how long an export may take: logs grow for years.
+const exportLife = 10 * time.Minute
+
+// exportLog answers with a file. It is written to a file without a name first, so that a failure never looks like a short
+// log and a long log takes no memory.
 func (v *visit) exportLog(ext, mediaType string, write logExport) error {
 	filter, _, _, err := v.logFilter()
 	if err != nil {
 		return err
 	}
-	var out bytes.Buffer
-	if err := write(v.ctx, v.p, filter, &out); err != nil {
-		return err
+	out, err := os.CreateTemp("", "keyward-log-")
+	if err != nil {
+		return fmt.Errorf("making a file for the export of the log: %w", err)
+	}
+	if err := os.Remove(out.Name()); err != nil {
+		return errors.Join(fmt.Errorf("hiding the file for the export of the log: %w", err), out.Close())
+	}
+	size, err := v.spool(filter, out, write)
+	if err != nil {
+		return errors.Join(err, out.Close())
 	}
 	v.http.Set("Content-Type", mediaType)
 	v.http.Set("Content-Disposition", `attachment; filename="keyward-log-`+v.now.UTC().Format("20060102T150405Z")+`.`+ext+`"`)
-	return v.http.Send(out.Bytes())
+	return v.http.SendStream(out, size) // closes it
+}
+
+// spool writes the export and goes back to its beginning.
+func (v *visit) spool(filter audit.Filter, out *os.File, write logExport) (int, error) {
+	ctx, cancel := context.WithTimeout(v.http.UserContext(), exportLife)
+	defer cancel()
+	w := bufio.NewWriterSize(out, 64<<10)
+	if err := write(ctx, v.p, filter, w); err != nil {
+		return 0, err
+	}
+	if err := w.Flush(); err != nil {
+		return 0, fmt.Errorf("writing the export of the log: %w", err)
+	}
+	size, err := out.Seek(0, io.SeekCurrent)
+	if err == nil {
+		_, err = out.Seek(0, io.SeekStart)
+	}
+	return int(size), err
 }

@@ -1,5 +1,6 @@
-// Command demo serves the console over invented data, for looking at pages while they are made. It keeps nothing and
-// guards nothing: every user's password is printed.
+// Command demo serves the console over invented data: the suite of e2e/browser drives a real browser over it, and people
+// look at pages with it while they are made. It keeps nothing and guards nothing: every user's password is printed. No
+// other program contains it.
 package main
 
 import (
