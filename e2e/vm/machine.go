@@ -1,19 +1,13 @@
 package vm
 
 import (
-	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Program is a test program for the guest.
@@ -21,6 +15,7 @@ type Program struct {
 	Name string   `json:"name"`
 	Path string   `json:"path"` // in the guest
 	Args []string `json:"args"`
+	Env  []string `json:"env,omitempty"`
 	// File is the program on the host: linked statically.
 	File string `json:"-"`
 }
@@ -35,8 +30,14 @@ type Machine struct {
 	// Tools are programs of the host that the guest's programs call, copied with the libraries they need.
 	Tools    []string
 	Programs []Program
+	// Files are put into the guest by path.
+	Files map[string][]byte
 	// Scratch is the size in bytes of a disk on which the programs' temporary files lie; 0 puts them in memory.
 	Scratch int64
+	// Disk is a disk of the guest, as a file name of qemu's (nbd+unix:///?socket=PATH); empty for none. It honours flushes.
+	Disk string
+	// Memory in MiB; 0 means 1536.
+	Memory int
 }
 
 // processor is all that TCG can emulate. VAES is left out: qemu 7.2 gives wrong results for some of its uses.
@@ -49,7 +50,7 @@ var loadedAtRunTime = []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1", "/usr/lib/
 // initramfs writes the guest's files to path.
 func (m Machine) initramfs(path string) error {
 	names := m.Modules
-	if m.Scratch > 0 {
+	if m.Scratch > 0 || m.Disk != "" {
 		names = append([]string{"virtio_pci", "virtio_blk", "ext4", "crc32c_generic"}, names...)
 	}
 	modules, err := m.Kernel.ModuleOrder(names...)
@@ -90,6 +91,9 @@ func (m Machine) initramfs(path string) error {
 	if err := m.addTools(a); err != nil {
 		return err
 	}
+	for name, data := range m.Files {
+		a.bytes(name, 0o600, data)
+	}
 	text, err := json.Marshal(plan)
 	if err != nil {
 		return err
@@ -125,114 +129,32 @@ func (m Machine) addTools(a *archive) error {
 	return nil
 }
 
-// Result of a run in the guest.
-type Result struct {
-	// Passed says for each program whether it ended well.
-	Passed map[string]bool
-	// Leftovers are block devices and mounts that a program did not clean up.
-	Leftovers []string
-	// Console is all that was printed.
-	Console string
-	// Boot is the time until the first process ran, Total that until the machine was off.
-	Boot, Total time.Duration
-}
-
-// mark starts the lines of the guest's first process.
-const mark = "@keyward "
-
-// Run boots the machine and waits until it has switched itself off. ctx bounds it. line receives the console as it comes
-// and may be nil.
-func (m Machine) Run(ctx context.Context, line func(string)) (Result, error) {
-	r := Result{Passed: map[string]bool{}}
-	qemu, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		return r, unavailable("qemu-system-x86_64 is not installed")
+// qemu is the command line of the machine whose files lie in dir. extra goes to its end.
+func (m Machine) qemu(dir string, extra ...string) (path string, args []string, err error) {
+	if path, err = exec.LookPath("qemu-system-x86_64"); err != nil {
+		return "", nil, unavailable("qemu-system-x86_64 is not installed")
 	}
-	dir, err := os.MkdirTemp("", "keyward-vm-")
-	if err != nil {
-		return r, err
+	memory := m.Memory
+	if memory == 0 {
+		memory = 1536
 	}
-	defer os.RemoveAll(dir)
-	initramfs := filepath.Join(dir, "initramfs")
-	if err := m.initramfs(initramfs); err != nil {
-		return r, fmt.Errorf("make the guest's files: %w", err)
-	}
-	var disks []string
+	args = []string{"-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", fmt.Sprint(memory), "-nodefaults", "-no-reboot",
+		"-display", "none", "-serial", "stdio", "-kernel", m.Kernel.Image, "-initrd", filepath.Join(dir, "initramfs"),
+		"-append", "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init random.trust_cpu=on"}
 	if m.Scratch > 0 {
 		file := filepath.Join(dir, "scratch")
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
-			return r, err
+			return "", nil, err
 		}
 		if err := os.Truncate(file, m.Scratch); err != nil {
-			return r, fmt.Errorf("make the scratch disk: %w", err)
+			return "", nil, fmt.Errorf("make the scratch disk: %w", err)
 		}
 		// Nothing on it outlives the machine, so nobody has to wait for the host's disk.
-		disks = []string{"-drive", "file=" + file + ",format=raw,if=virtio,cache=unsafe,discard=unmap"}
+		args = append(args, "-drive", "file="+file+",format=raw,if=virtio,cache=unsafe,discard=unmap")
 	}
-	cmd := exec.CommandContext(ctx, qemu, append(disks, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "1536", "-nodefaults", "-no-reboot",
-		"-display", "none", "-serial", "stdio", "-kernel", m.Kernel.Image, "-initrd", initramfs,
-		"-append", "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init random.trust_cpu=on")...)
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return r, err
+	if m.Disk != "" {
+		args = append(args, "-drive", "file="+m.Disk+",format=raw,if=none,id=disk,cache=none",
+			"-device", "virtio-blk-pci,drive=disk,ioeventfd=off")
 	}
-	var errOut bytes.Buffer
-	cmd.Stderr = &errOut
-	start := time.Now()
-	if err := cmd.Start(); err != nil {
-		return r, unavailable("start qemu: %w", err)
-	}
-	ended := r.read(out, start, line)
-	err = cmd.Wait()
-	r.Total = time.Since(start)
-	switch {
-	case ctx.Err() != nil:
-		return r, fmt.Errorf("the guest did not end in time: %w", ctx.Err())
-	case err != nil:
-		return r, fmt.Errorf("qemu: %w: %s", err, bytes.TrimSpace(errOut.Bytes()))
-	case !ended:
-		return r, fmt.Errorf("the guest went down before it was done; the end of its console: %s", tail(r.Console, 2000))
-	}
-	return r, nil
-}
-
-// read takes the console apart. It reports whether the guest said that it is done.
-func (r *Result) read(out io.Reader, start time.Time, line func(string)) (ended bool) {
-	var console strings.Builder
-	sc := bufio.NewScanner(out)
-	sc.Buffer(make([]byte, 64<<10), 4<<20)
-	for sc.Scan() {
-		text := strings.TrimRight(sc.Text(), "\r")
-		if r.Boot == 0 && text != "" {
-			r.Boot = time.Since(start)
-		}
-		console.WriteString(text + "\n")
-		if line != nil {
-			line(text)
-		}
-		// The kernel may print in the middle of a line.
-		_, said, ok := strings.Cut(text, mark)
-		if !ok {
-			continue
-		}
-		switch f := strings.Fields(said); {
-		case len(f) >= 3 && f[0] == "program":
-			r.Passed[f[1]] = f[2] == "passed"
-		case len(f) >= 3 && f[0] == "leftover":
-			r.Leftovers = append(r.Leftovers, strings.Join(f[1:], " "))
-		case len(f) >= 1 && f[0] == "end":
-			ended = true
-		}
-	}
-	_, _ = io.Copy(io.Discard, out)
-	r.Console = console.String()
-	return ended
-}
-
-func tail(s string, n int) string {
-	if len(s) > n {
-		s = "..." + s[len(s)-n:]
-	}
-	return s
+	return path, append(args, extra...), nil
 }

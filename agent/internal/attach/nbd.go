@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"keyward/nbdcrypt/blockdev"
 	"keyward/nbdcrypt/nbd"
 )
@@ -62,24 +60,36 @@ func attachNBD(ctx context.Context, dev blockdev.Device, o Options) (Attachment,
 	} else if n >= 0 {
 		return nil, fmt.Errorf("attach %q: %w as %s; reattach it", o.Name, ErrAttached, nbdPath(n))
 	}
+	for try := 1; ; try++ {
+		a, err := connectNBD(ctx, dev, o)
+		if err == nil {
+			return a, nil
+		}
+		err = fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err)
+		if !errors.Is(err, errDeaf) || try == mostDeaf {
+			return nil, err
+		}
+		o.Logger.Warn("making the block device anew", "error", err)
+	}
+}
+
+// connectNBD makes a device and tries it.
+func connectNBD(ctx context.Context, dev blockdev.Device, o Options) (*kernelNBD, error) {
 	a, err := newKernelNBD(dev, o)
 	if err != nil {
-		return nil, fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err)
+		return nil, err
 	}
 	err = a.plug(ctx, func(l *nbdLink, fds []int) (int, error) {
 		return l.connect(nbdDevice{size: dev.Size(), blockSize: o.SectorSize, flags: a.flags(), timeout: o.Timeout,
 			deadTimeout: o.DeadConnTimeout, backend: o.VolumeUUID}, fds)
 	})
 	if err == nil {
-		var fd int
-		if fd, err = openNode(ctx, a.Path(), unix.O_RDONLY); err == nil { // the node may be a moment behind
-			unix.Close(fd)
-		} else {
+		if err = a.probe(ctx); err != nil {
 			err = errors.Join(err, a.disconnect())
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("attach %q by kernel NBD: %w", o.Name, err), a.st.remove(o.RuntimeDir))
+		return nil, errors.Join(err, a.st.remove(o.RuntimeDir))
 	}
 	return a, nil
 }

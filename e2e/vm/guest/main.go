@@ -29,6 +29,7 @@ type program struct {
 	Name string   `json:"name"`
 	Path string   `json:"path"`
 	Args []string `json:"args"`
+	Env  []string `json:"env"`
 }
 
 // mark starts every line that is for the host.
@@ -121,7 +122,9 @@ func load(path string) error {
 func start(p program, temp string) error {
 	cmd := exec.Command(p.Path, p.Args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "TMPDIR=" + temp, "KEYWARD_VM=1", "GOTRACEBACK=all"}
+	cmd.Env = append(cmd.Env, p.Env...)
 	cmd.Dir = "/tmp"
+	cmd.Stdin = os.Stdin
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	return cmd.Run()
 }
