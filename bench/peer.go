@@ -145,7 +145,7 @@ func (r *running) window(ctx context.Context, w workload, runtime time.Duration)
 	if err == nil && bytes > 0 {
 		used := r.cpu() - before
 		m.cpuPerGB = used.Seconds() / bytes * 1e9
-		m.others = max((busyTime() - busy - used - (childrenTime() - children)).Seconds()/time.Since(started).Seconds(), 0)
+		m.others = max((busyTime()-busy-used-(childrenTime()-children)).Seconds()/time.Since(started).Seconds(), 0)
 	}
 	return m, err
 }
