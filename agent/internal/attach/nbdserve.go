@@ -140,8 +140,9 @@ func (r *service) serveSocket(c *slot, s *nbdSocket) (next *nbdSocket) {
 			if !latest.dead() || !r.wanted() {
 				continue
 			}
-			r.a.o.Logger.Warn("kernel gave up a connection whose requests still wait, plugging in another", "path", r.a.Path())
-			if next != nil {
+			if next == nil {
+				r.a.o.Logger.Warn("kernel gave up a connection whose requests still wait, plugging in others until they end", "path", r.a.Path())
+			} else {
 				next.close()
 			}
 			next = r.replug(c)
@@ -183,7 +184,7 @@ func (r *service) replug(c *slot) *nbdSocket {
 	}
 	s.closeKernelEnd()
 	c.socket.Store(s)
-	r.a.o.Logger.Info("gave the kernel another connection", "path", r.a.Path())
+	r.a.o.Logger.Debug("gave the kernel another connection", "path", r.a.Path())
 	return s
 }
 

@@ -26,7 +26,12 @@ type encrypted struct {
 
 func newEncrypted(t *testing.T, size int64) *encrypted {
 	t.Helper()
-	e := &encrypted{image: filepath.Join(t.TempDir(), "volume.img"), secret: make([]byte, 64)}
+	return newEncryptedAt(t, filepath.Join(t.TempDir(), "volume.img"), size)
+}
+
+func newEncryptedAt(t *testing.T, image string, size int64) *encrypted {
+	t.Helper()
+	e := &encrypted{image: image, secret: make([]byte, 64)}
 	if _, err := rand.Read(e.secret); err != nil {
 		t.Fatal(err)
 	}
