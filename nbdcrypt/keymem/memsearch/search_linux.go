@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"unsafe"
 )
 
@@ -121,13 +122,14 @@ func SearchFile(path string, patterns ...Pattern) (bool, error) {
 
 // set is patterns by their first two bytes, so that one pass looks for all of them.
 type set struct {
+	all     []Pattern
 	byStart map[uint16][]Pattern
 	starts  [1 << 16]bool
 	longest int
 }
 
 func newSet(patterns []Pattern) (*set, error) {
-	s := &set{byStart: map[uint16][]Pattern{}}
+	s := &set{all: patterns, byStart: map[uint16][]Pattern{}}
 	for _, p := range patterns {
 		if len(p) < 8 {
 			return nil, errors.New("search memory: a pattern of less than 8 bytes is found by chance")
@@ -140,7 +142,34 @@ func newSet(patterns []Pattern) (*set, error) {
 	return s, nil
 }
 
+// few patterns are looked for one by one, each at the speed of bytes.IndexByte.
+const few = 4
+
 func (s *set) in(haystack []byte) bool {
+	if len(s.all) <= few {
+		return slices.ContainsFunc(s.all, func(p Pattern) bool { return p.in(haystack) })
+	}
+	return s.anyIn(haystack)
+}
+
+func (p Pattern) in(haystack []byte) bool {
+	for len(haystack) >= len(p) {
+		skip := bytes.IndexByte(haystack[:len(haystack)-len(p)+1], ^p[0])
+		if skip < 0 {
+			return false
+		}
+		if haystack = haystack[skip:]; matches(haystack, p) {
+			return true
+		}
+		haystack = haystack[1:]
+	}
+	return false
+}
+
+// anyIn looks at every byte; under the race detector that would take minutes, for a buffer that nobody shares.
+//
+//go:norace
+func (s *set) anyIn(haystack []byte) bool {
 	for i := 0; i+1 < len(haystack); i++ {
 		start := uint16(haystack[i])<<8 | uint16(haystack[i+1])
 		if !s.starts[start] {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -57,8 +58,11 @@ func TestSearch_anyOfManyPatterns(t *testing.T) {
 	rand.Read(gone)
 	absent := NewPattern(gone)
 	clear(gone)
-	if found, err := Search(0, absent, here); err != nil || len(found) == 0 {
-		t.Errorf("found %q, error %v", found, err)
+	for n := range 2 * few {
+		patterns := append(slices.Repeat([]Pattern{absent}, n), here)
+		if found, err := Search(0, patterns...); err != nil || len(found) == 0 {
+			t.Errorf("among %d: found %q, error %v", n, found, err)
+		}
 	}
 	if found, err := Search(0, absent); err != nil || len(found) != 0 {
 		t.Errorf("found %q, error %v", found, err)
