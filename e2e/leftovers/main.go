@@ -54,7 +54,7 @@ func run(record, compare string) error {
 	}
 	var left []string
 	// A process that was told to stop may need a moment; a leak stays.
-	for range 10 {
+	for range 40 {
 		after := look()
 		left = slices.Concat(added("mount", before.Mounts, after.Mounts), added("loop device", before.Loops, after.Loops),
 			added("network namespace", before.Namespaces, after.Namespaces), added("process", before.Processes, after.Processes))
