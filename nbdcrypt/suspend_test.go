@@ -88,7 +88,8 @@ func TestSuspend_waitsForRequestsUnderWayAndSyncsBeforeTheKeyIsWiped(t *testing.
 		if err := <-suspended; err != nil {
 			t.Error(err)
 		}
-		if waited := time.Since(start); waited != time.Minute {
+		// Wiping the key takes as long as threads need to take a signal, which on the bubble's clock is not nothing.
+		if waited := time.Since(start); waited < time.Minute || waited > time.Minute+time.Second {
 			t.Errorf("suspended after %s, the write takes a minute", waited)
 		}
 		if cache.Pending() != 0 {
