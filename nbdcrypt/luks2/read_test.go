@@ -200,6 +200,10 @@ func FuzzParseHeader(f *testing.F) {
 	h := mustRead(f, dev)
 	f.Add(h.text, true)
 	f.Add(h.text, false)
+	p := testParams()
+	p.Cipher, p.RAID = CipherESSIV, &RAIDMember{testSet, 1, 2, 65536}
+	member, _, _ := formatted(f, p, 2)
+	f.Add(mustRead(f, member).text, true)
 	f.Add([]byte(`{"keyslots":{},"tokens":{},"segments":{},"digests":{},"config":{}}`), true)
 	f.Add([]byte(`{"tokens":{"0":{"type":"keyward"}}}`), true)
 	f.Add(dev.Snapshot()[:HeaderSize], false)
@@ -223,8 +227,8 @@ func FuzzParseHeader(f *testing.F) {
 		if err := got.Record().Validate(); err != nil {
 			t.Errorf("accepted, but its record is not: %v", err)
 		}
-		if got.content.Segment.Encryption != CipherXTS {
-			t.Errorf("accepted cipher %q", got.content.Segment.Encryption)
+		if cipher := got.content.Segment.Encryption; cipher != CipherXTS && cipher != CipherESSIV {
+			t.Errorf("accepted cipher %q", cipher)
 		}
 	})
 }
