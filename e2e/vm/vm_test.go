@@ -20,7 +20,7 @@ var suites = []struct {
 	least          int
 }{
 	{"attach", "keyward/agent/internal/attach", ".", 30},
-	{"guest", "keyward/e2e/vm/guest", ".", 20},
+	{"guest", "keyward/e2e/vm/guest", ".", 16},
 }
 
 // guestRun picks tests in the guest, for whoever works on one.
