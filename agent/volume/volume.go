@@ -35,6 +35,7 @@ type Options struct {
 type Volume struct {
 	o        Options
 	inbox    chan message
+	pauses   chan pauseRequest
 	quit     chan struct{}
 	finished chan struct{}
 
@@ -78,6 +79,13 @@ type message struct {
 
 // New starts the life of a device that was found at disk.
 func New(d api.AssignedDevice, disk string, o Options) *Volume {
+	v := prepare(d, disk, o)
+	go v.run()
+	return v
+}
+
+// prepare makes a volume that does not run yet.
+func prepare(d api.AssignedDevice, disk string, o Options) *Volume {
 	if o.LeaseCheck == 0 {
 		o.LeaseCheck = 5 * time.Second
 	}
@@ -88,10 +96,9 @@ func New(d api.AssignedDevice, disk string, o Options) *Volume {
 		o.Changed = func(Snapshot) {}
 	}
 	o.Logger = o.Logger.With("device", d.Name, "device_id", d.ID)
-	v := &Volume{o: o, inbox: make(chan message, 16), quit: make(chan struct{}), finished: make(chan struct{}), state: Discovered,
+	v := &Volume{o: o, inbox: make(chan message, 16), pauses: make(chan pauseRequest), quit: make(chan struct{}), finished: make(chan struct{}), state: Discovered,
 		disk: disk, term: lease{clock: o.Boottime}, leaseMode: o.LeaseMode}
 	v.snap = Snapshot{DeviceID: d.ID, Name: d.Name, Disk: disk, State: Discovered, Since: o.Now()}
-	go v.run()
 	return v
 }
 
@@ -190,10 +197,13 @@ func (v *Volume) run() {
 	defer tick.Stop()
 	for {
 		var result <-chan message
+		pauses := v.pauses
 		if v.busy != nil {
-			result = v.busy.result
+			result, pauses = v.busy.result, nil
 		}
 		select {
+		case r := <-pauses:
+			v.stand(r)
 		case m := <-v.inbox:
 			v.receive(m)
 		case m := <-result:

@@ -71,6 +71,7 @@ func (m Machine) initramfs(path string) error {
 	a.link("/etc/mtab", "/proc/self/mounts")
 	a.bytes("/etc/passwd", 0o644, []byte("root:x:0:0:root:/tmp:/bin/sh\n"))
 	a.bytes("/etc/hostname", 0o644, []byte("guest\n"))
+	a.bytes("/etc/machine-id", 0o444, []byte("0123456789abcdef0123456789abcdef\n"))
 	var plan struct {
 		Modules  []string  `json:"modules"`
 		Programs []Program `json:"programs"`

@@ -72,8 +72,9 @@ type Options struct {
 	RuntimeDir string
 	// Kind forces KindNBD or KindFUSE. Empty picks NBD where the kernel has it.
 	Kind string
-	// Timeout is how long the kernel waits for the answer to one request before it gives up on the connection, in whole
-	// seconds. 0 means 60 s.
+	// Timeout is how long the kernel waits for the answer to one request before it sends it again on another connection,
+	// in whole seconds. It is also how long requests that were under way stall when the agent is killed and comes back.
+	// 0 means 30 s, the kernel's own default.
 	Timeout time.Duration
 	// DeadConnTimeout is how long requests wait for a Reattach once every connection is dead (a crash of the agent), in
 	// whole seconds. 0 means one hour.
@@ -113,7 +114,7 @@ func (o Options) normalise(dev blockdev.Device) (Options, error) {
 		o.RuntimeDir = "/run/keyward"
 	}
 	if o.Timeout == 0 {
-		o.Timeout = time.Minute
+		o.Timeout = 30 * time.Second
 	}
 	if o.DeadConnTimeout == 0 {
 		o.DeadConnTimeout = time.Hour

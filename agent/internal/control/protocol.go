@@ -19,12 +19,15 @@ const (
 	OpRequest Op = "request" // Device: ask the broker for the key
 	OpLock    Op = "lock"    // Device: unmount and wipe the key
 	OpStop    Op = "stop"    // unmount everything and end the agent
+	OpUpgrade Op = "upgrade" // Program: go on as another program; without an answer if that succeeds
 )
 
 // Request is one line from the command line.
 type Request struct {
 	Op     Op     `json:"op"`
 	Device string `json:"device,omitempty"` // ID, name or path
+	// Program is the path of the program to go on as, empty for the one that runs.
+	Program string `json:"program,omitempty"`
 }
 
 // Answer is one line back. Error is empty on success.

@@ -39,6 +39,8 @@ func (d *Daemon) Control(ctx context.Context, r control.Request) control.Answer 
 	case control.OpStop:
 		d.stop()
 		text = "stopping"
+	case control.OpUpgrade:
+		err = d.upgrade(ctx, r.Program)
 	default:
 		err = fmt.Errorf("operation %q is not known", r.Op)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"keyward/agent/identity"
 	"keyward/agent/internal/attach"
+	"keyward/agent/internal/attach/handover"
 	"keyward/agent/internal/config"
 	"keyward/agent/internal/control"
 	"keyward/agent/internal/harden"
@@ -67,12 +68,13 @@ type Daemon struct {
 	inventory sync.Mutex    // one publication at a time
 	scanning  chan struct{} // holds a token while the provider looks at the devices
 
-	mu       sync.Mutex
-	volumes  map[string]*volume.Volume // by device ID
-	found    map[string]found          // by identity
-	assigned []api.AssignedDevice
-	jobs     []*job
-	stopping bool
+	mu        sync.Mutex
+	volumes   map[string]*volume.Volume // by device ID
+	found     map[string]found          // by identity
+	assigned  []api.AssignedDevice
+	jobs      []*job
+	stopping  bool
+	upgrading bool
 	// confirming are the requests of which a revoke is being looked at.
 	confirming map[string]bool
 }
@@ -91,6 +93,12 @@ func Run(ctx context.Context, o Options) error {
 			log.Info("hardening", "measure", m.Name, "holds", m.Holds, "detail", m.Detail)
 		}
 	}
+
+	former, err := handover.Receive()
+	if err != nil {
+		log.Error("the former program's volumes wait for new keys", "error", err)
+	}
+	defer former.Discard() // what is not taken over below
 
 	id, err := identity.NewStore(cfg.StateDir).Load()
 	if err != nil {
@@ -127,6 +135,8 @@ func Run(ctx context.Context, o Options) error {
 		Grace: time.Duration(cfg.UnmountGraceSeconds) * time.Second, Leftovers: leftovers, Logger: log,
 		Teardown: script.Script{Name: "teardown", Path: cfg.Scripts.Teardown,
 			Timeout: time.Duration(cfg.Scripts.TimeoutSeconds) * time.Second, Logger: log}})
+
+	d.takeOver(ctx, former)
 
 	reports, endReports := context.WithCancel(context.WithoutCancel(ctx))
 	var background, sending sync.WaitGroup

@@ -126,8 +126,7 @@ func (d *Daemon) apply(list api.DeviceList) {
 			}
 			continue
 		}
-		v := volume.New(a, f.path, volume.Options{Courier: d.courier, Platform: d.platform, Boottime: d.o.Boottime, Now: d.o.Now,
-			LeaseCheck: d.o.LeaseCheck, LeaseMode: api.RevokeMode(d.cfg.LeaseEnd), Backoff: d.o.Backoff, Changed: d.changed, Logger: d.log})
+		v := volume.New(a, f.path, d.volumeOptions())
 		d.volumes[a.ID] = v
 		asks = append(asks, start{v, f.path})
 	}
@@ -144,6 +143,11 @@ func (d *Daemon) apply(list api.DeviceList) {
 	for _, v := range gone {
 		go func() { _ = v.Close(context.Background(), "the device is no longer assigned to this machine") }()
 	}
+}
+
+func (d *Daemon) volumeOptions() volume.Options {
+	return volume.Options{Courier: d.courier, Platform: d.platform, Boottime: d.o.Boottime, Now: d.o.Now,
+		LeaseCheck: d.o.LeaseCheck, LeaseMode: api.RevokeMode(d.cfg.LeaseEnd), Backoff: d.o.Backoff, Changed: d.changed, Logger: d.log}
 }
 
 func (d *Daemon) all() []*volume.Volume {

@@ -37,6 +37,16 @@ func (j *job) status() control.Job {
 	return j.info
 }
 
+// over reports that nothing of the job runs any more.
+func (j *job) over() bool {
+	select {
+	case <-j.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (j *job) at(phase string, percent int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -68,7 +78,7 @@ func (d *Daemon) encrypt(c api.Command) {
 			return
 		}
 	}
-	if d.stopping {
+	if d.stopping || d.upgrading { // the next life takes it: the command is repeated
 		d.mu.Unlock()
 		cancel()
 		return

@@ -103,6 +103,17 @@ func (o *outbox) done() {
 	}
 }
 
+// unsent are the reports that the broker has not confirmed.
+func (o *outbox) unsent() []notedReport {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := []notedReport{}
+	for _, r := range o.queue {
+		out = append(out, notedReport{r.requestID, r.event})
+	}
+	return out
+}
+
 // drain waits until everything is sent, or returns the error of ctx.
 func (o *outbox) drain(ctx context.Context) error {
 	o.mu.Lock()

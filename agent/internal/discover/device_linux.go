@@ -64,10 +64,15 @@ func (s Sources) defaults() Sources {
 }
 
 // Devices lists the block devices of the machine in the order of their names, each followed by its partitions. Devices
-// without a medium, free loop and NBD devices and RAM disks are left out.
+// without a medium, free loop and NBD devices and RAM disks are left out. NBD devices, and what stands on them, are listed
+// unread.
 func Devices(ctx context.Context, src Sources) ([]Device, error) {
 	src = src.defaults()
 	t, err := readTree(src)
+	if err != nil {
+		return nil, err
+	}
+	behind, err := t.behindPrograms()
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +81,10 @@ func Devices(ctx context.Context, src Sources) ([]Device, error) {
 			return nil, err
 		}
 		d := t.nodes[n]
+		if behind[n] {
+			d.ProbeError = unread
+			continue
+		}
 		d.Contents, d.ProbeError = probePath(d.Path)
 	}
 	if err := t.markUse(); err != nil {

@@ -305,3 +305,28 @@ func TestProbe_loopDeviceWithLVM(t *testing.T) {
 	}
 	t.Errorf("%s is not listed", dev)
 }
+
+// A killed agent's NBD device answers nobody until the next agent serves it: looking for disks must not wait for it.
+func TestDevices_whatProgramsServeIsListedUnread(t *testing.T) {
+	m := newMachine(t)
+	m.disk("sda", 8)
+	m.disk("nbd0", 8)
+	m.part("nbd0", "nbd0p1", 1, 4)
+	m.disk("dm-0", 8)
+	m.stack("dm-0", "nbd0p1")
+	m.disk("md1", 8)
+	m.stack("md1", "sda", "dm-0")
+	m.disk("loop0", 2, "loop/backing_file=/data/images/a.img")
+	m.disk("loop1", 2, "loop/backing_file=/other/b.img")
+	m.mount("/", "ext4", "/dev/sda", "sda", "")
+	m.mount("/data", "ext4", "/dev/mapper/x", "dm-0", "")
+	got := m.devices()
+	for name, want := range map[string]bool{"sda": false, "loop1": false, "nbd0": true, "nbd0p1": true, "dm-0": true, "md1": true, "loop0": true} {
+		if d, ok := got[name]; !ok || (d.ProbeError == unread) != want {
+			t.Errorf("%s: listed %v, %q; want unread %v", name, ok, d.ProbeError, want)
+		}
+	}
+	if !got["sda"].Root || got["nbd0"].Root {
+		t.Errorf("the system's disk is told wrong: %+v", got["sda"])
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"keyward/broker/api"
 	"keyward/nbdcrypt"
 	"keyward/nbdcrypt/blockdev"
+	"keyward/nbdcrypt/keymem"
 )
 
 // detachWait is how long the kernel may keep a block device after its last mount is gone (udev and others look at it).
@@ -27,6 +28,7 @@ type export struct {
 	device   api.AssignedDevice
 	record   api.VolumeRecord
 	vol      *nbdcrypt.Volume
+	spare    *keymem.Key // of vol, for a next life of the agent; wiped with the volume's own
 	disk     *blockdev.File
 	att      attach.Attachment
 	readOnly bool
@@ -55,6 +57,12 @@ func (x *export) Mount(ctx context.Context) error {
 	}
 	if at != nil && at.Source == x.att.Path() { // it survived the agent's restart on a kernel NBD device
 		x.target = target
+		if x.readOnly {
+			return nil
+		}
+		if err := thaw(target); err != nil { // in case the former agent died while the volume was suspended
+			return fmt.Errorf("thaw %s: %w; run: fsfreeze --unfreeze %s", target, err, target)
+		}
 		return nil
 	}
 	if !x.readOnly {
@@ -113,6 +121,7 @@ func (x *export) teardown(ctx context.Context, why string) error {
 // close detaches and wipes. The key goes first from the reader's point of view: whatever detaching does afterwards, the
 // volume is closed.
 func (x *export) close() error {
+	x.spare.Wipe()
 	err := x.att.Close()
 	for end := time.Now().Add(detachWait); errors.Is(err, attach.ErrBusy) && time.Now().Before(end); {
 		time.Sleep(50 * time.Millisecond)
@@ -129,6 +138,7 @@ func (x *export) close() error {
 // Hold implements volume.Export. It runs no teardown: programs keep their files, and their requests wait.
 func (x *export) Hold(ctx context.Context, _ string) string {
 	var notes []string
+	x.spare.Wipe()
 	if x.target != "" && !x.readOnly {
 		if err := freeze(ctx, x.target, freezeWait); err != nil {
 			notes = append(notes, "not frozen: "+err.Error())
@@ -152,10 +162,16 @@ func (x *export) Resume(_ context.Context, g *volume.Grant) error {
 		g.Key.Wipe()
 		return errors.New("the delivered volume record is not the one that this volume was opened by; unmount it, then request it again")
 	}
-	if err := x.vol.Resume(g.Key); err != nil {
+	spare, err := g.Key.Clone()
+	if err == nil {
+		err = x.vol.Resume(g.Key)
+	}
+	if err != nil {
+		spare.Wipe()
 		g.Key.Wipe()
 		return fmt.Errorf("resume the volume: %w", err)
 	}
+	x.spare = spare
 	if x.frozen {
 		if err := thaw(x.target); err != nil {
 			return fmt.Errorf("thaw %s: %w; run: fsfreeze --unfreeze %s", x.target, err, x.target)

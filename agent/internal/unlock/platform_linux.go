@@ -17,6 +17,7 @@ import (
 	"keyward/broker/api"
 	"keyward/nbdcrypt"
 	"keyward/nbdcrypt/blockdev"
+	"keyward/nbdcrypt/keymem"
 	"keyward/nbdcrypt/luks2"
 )
 
@@ -66,26 +67,40 @@ func (p *Platform) Open(ctx context.Context, disk string, g *volume.Grant) (volu
 }
 
 func (p *Platform) open(ctx context.Context, disk string, g *volume.Grant) (*export, error) {
+	x, err := p.unseal(disk, Passed{Device: g.Device, Volume: g.Volume, ReadOnly: g.Device.Access == api.AccessReadOnly}, g.Key)
+	if err != nil {
+		return nil, err
+	}
+	if x.att, err = p.attach(ctx, x); err != nil {
+		x.spare.Wipe()
+		return nil, errors.Join(err, x.vol.Close(), x.disk.Close())
+	}
+	return x, nil
+}
+
+// unseal verifies and opens the volume on disk. It consumes key on success.
+func (p *Platform) unseal(disk string, v Passed, key *keymem.Key) (*export, error) {
+	g := &volume.Grant{Device: v.Device, Volume: v.Volume, Key: key}
 	if err := belongs(g, p.o.AccountID); err != nil {
 		return nil, err
 	}
-	readOnly := g.Device.Access == api.AccessReadOnly
-	dev, err := blockdev.OpenFile(disk, blockdev.FileOptions{ReadOnly: readOnly})
+	dev, err := blockdev.OpenFile(disk, blockdev.FileOptions{ReadOnly: v.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
-	if err := repair(dev, g, readOnly, p.o.Logger); err != nil {
+	if err := repair(dev, g, v.ReadOnly, p.o.Logger); err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
-	vol, err := nbdcrypt.Open(dev, record.OnDisk(g.Volume), g.Key, nbdcrypt.Options{ReadOnly: readOnly})
+	spare, err := key.Clone()
 	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	vol, err := nbdcrypt.Open(dev, record.OnDisk(v.Volume), key, nbdcrypt.Options{ReadOnly: v.ReadOnly})
+	if err != nil {
+		spare.Wipe()
 		return nil, errors.Join(fmt.Errorf("open volume on %s: %w", disk, err), dev.Close())
 	}
-	x := &export{o: p.o, device: g.Device, record: g.Volume, vol: vol, disk: dev, readOnly: readOnly}
-	if x.att, err = p.attach(ctx, x); err != nil {
-		return nil, errors.Join(err, vol.Close(), dev.Close())
-	}
-	return x, nil
+	return &export{o: p.o, device: v.Device, record: v.Volume, vol: vol, spare: spare, disk: dev, readOnly: v.ReadOnly, target: v.Target}, nil
 }
 
 // belongs checks what the broker sent against itself and the machine, before the disk is touched. The record's device may
@@ -123,8 +138,7 @@ func repair(dev *blockdev.File, g *volume.Grant, readOnly bool, logger *slog.Log
 
 // attach makes x.vol a block device, by taking over the one that a killed agent left if there is one.
 func (p *Platform) attach(ctx context.Context, x *export) (attach.Attachment, error) {
-	o := attach.Options{Name: x.device.Name, VolumeUUID: x.record.UUID, ReadOnly: x.readOnly, SectorSize: x.record.SectorSize,
-		Connections: p.o.Connections, RuntimeDir: p.o.RuntimeDir, Logger: p.o.Logger}
+	o := x.options()
 	p.mu.Lock()
 	_, left := p.leftovers[x.record.UUID]
 	delete(p.leftovers, x.record.UUID)
@@ -136,6 +150,12 @@ func (p *Platform) attach(ctx context.Context, x *export) (attach.Attachment, er
 		}
 	}
 	return attach.Attach(ctx, x.vol, o)
+}
+
+// options are how x is attached.
+func (x *export) options() attach.Options {
+	return attach.Options{Name: x.device.Name, VolumeUUID: x.record.UUID, ReadOnly: x.readOnly, SectorSize: x.record.SectorSize,
+		Connections: x.o.Connections, RuntimeDir: x.o.RuntimeDir, Logger: x.o.Logger}
 }
 
 // Drop removes block devices of a killed agent that nobody took over. It is called when the agent ends.

@@ -73,6 +73,9 @@ func run() error {
 			return err
 		}
 	}
+	if err := loopback(); err != nil {
+		return err
+	}
 	temp := "/tmp"
 	if p.Scratch != "" {
 		if temp, err = scratch(p.Scratch); err != nil {
@@ -88,6 +91,24 @@ func run() error {
 		for _, left := range leftovers() {
 			fmt.Println(mark+"leftover", prog.Name, left)
 		}
+	}
+	return nil
+}
+
+// loopback brings up the network that a machine has within itself.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
 	}
 	return nil
 }

@@ -196,14 +196,18 @@ func readSlip(fd int) (slip, error) {
 	return s, nil
 }
 
-// Discard closes the files and wipes the keys of a parcel that nobody takes.
+// Discard closes the files and wipes the keys of a parcel that nobody takes. It does so once, and nothing for nil.
 func (p *Parcel) Discard() {
+	if p == nil {
+		return
+	}
 	for _, f := range p.Files {
 		f.Close()
 	}
 	for _, k := range p.Keys {
 		k.Wipe()
 	}
+	p.Files, p.Keys = nil, nil
 }
 
 func inheritable(fd int, yes bool) error {
