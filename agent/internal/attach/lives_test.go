@@ -107,7 +107,7 @@ func TestKernelNBD_fileSystemsUnderFio(t *testing.T) {
 			}
 			mp := mountFS(t, tc.fs, a.Path(), data, 0)
 			sums := fill(t, mp, 30, 200<<10)
-			fio(t, mp, 4*time.Second).wait()
+			fio(t, mp, 3*time.Second).wait()
 			// What is deleted and trimmed goes, and nothing else does.
 			if err := os.Remove(filepath.Join(mp, "load.0.0")); err != nil {
 				t.Fatal(err)
@@ -174,9 +174,9 @@ func (u *volumeInUse) done(t *testing.T) {
 
 func TestKernelNBD_agentIsKilledUnderFio(t *testing.T) {
 	u := useVolume(t, 2)
-	load := fio(t, u.mp, 14*time.Second)
+	load := fio(t, u.mp, 10*time.Second)
 	for range 2 {
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Second)
 		load.running()
 		u.agent.kill()
 		again := u.spec
@@ -192,7 +192,7 @@ func TestKernelNBD_agentIsKilledUnderFio(t *testing.T) {
 
 func TestKernelNBD_agentIsUpgradedUnderFio(t *testing.T) {
 	u := useVolume(t, 4)
-	load := fio(t, u.mp, 10*time.Second)
+	load := fio(t, u.mp, 8*time.Second)
 	for range 3 {
 		time.Sleep(time.Second)
 		load.running()
@@ -217,13 +217,13 @@ func TestKernelNBD_suspendedUnderFio(t *testing.T) {
 	e := newEncrypted(t, sizeOf("ext4"))
 	vol := e.open(t, nbdcrypt.Options{})
 	// The last pause is longer than the kernel would wait for connections.
-	o := Options{VolumeUUID: e.rec.UUID, Connections: 2, Timeout: time.Second, DeadConnTimeout: 3 * time.Second, RuntimeDir: t.TempDir()}
+	o := Options{VolumeUUID: e.rec.UUID, Connections: 2, Timeout: time.Second, DeadConnTimeout: 2 * time.Second, RuntimeDir: t.TempDir()}
 	a := attachNBDForTest(t, vol, o)
 	makeFS(t, "ext4", a.Path())
 	mp := mountFS(t, "ext4", a.Path(), "", 0)
 	sums := fill(t, mp, 30, 200<<10)
-	load := fio(t, mp, 15*time.Second)
-	for _, pause := range []time.Duration{100 * time.Millisecond, time.Second, 9 * time.Second} {
+	load := fio(t, mp, 11*time.Second)
+	for _, pause := range []time.Duration{100 * time.Millisecond, time.Second, 6 * time.Second} {
 		time.Sleep(time.Second)
 		load.running()
 		if err := vol.Suspend(); err != nil {

@@ -98,7 +98,7 @@ func TestAttach_volumeOnNFSWhoseServerGoesAway(t *testing.T) {
 			said := followKernelLog(t)
 			e := newEncryptedAt(t, filepath.Join(nfs, kind+".img"), sizeOf("ext4"))
 			vol := e.open(t, nbdcrypt.Options{})
-			o := Options{VolumeUUID: e.rec.UUID, Connections: 2, Timeout: time.Second, DeadConnTimeout: 3 * time.Second, RuntimeDir: t.TempDir()}
+			o := Options{VolumeUUID: e.rec.UUID, Connections: 2, Timeout: time.Second, DeadConnTimeout: 2 * time.Second, RuntimeDir: t.TempDir()}
 			var a Attachment
 			if kind == KindNBD {
 				a = attachNBDForTest(t, vol, o)
@@ -108,11 +108,11 @@ func TestAttach_volumeOnNFSWhoseServerGoesAway(t *testing.T) {
 			makeFS(t, "ext4", a.Path())
 			mp := mountFS(t, "ext4", a.Path(), "", 0)
 			sums := fill(t, mp, 30, 200<<10)
-			load := fio(t, mp, 12*time.Second)
-			time.Sleep(2 * time.Second)
+			load := fio(t, mp, 9*time.Second)
+			time.Sleep(time.Second)
 			load.running()
 			setLoopback(t, false)
-			time.Sleep(7 * time.Second) // longer than the kernel would wait for connections
+			time.Sleep(5 * time.Second) // longer than the kernel would wait for connections
 			load.running()
 			setLoopback(t, true)
 			load.wait()

@@ -35,7 +35,7 @@ type volume struct {
 	key   []byte
 }
 
-const payload = 12 << 20
+const payload = 6 << 20
 
 func newVolume(t *testing.T, keyBits, sectorSize int) *volume {
 	t.Helper()
@@ -180,7 +180,7 @@ func TestDMCrypt_refusesAnotherKey(t *testing.T) {
 func TestDMCrypt_fileSystemMadeByTheKernelIsReadByUs(t *testing.T) {
 	needGuest(t)
 	v := newVolume(t, 256, 4096)
-	want := noise(t, 3<<20)
+	want := noise(t, 1<<20)
 	v.theirs(func(path string) {
 		tool(t, "mkfs.ext4", "-q", "-F", path)
 		mp := t.TempDir()
@@ -210,7 +210,7 @@ func TestDMCrypt_fileSystemMadeByTheKernelIsReadByUs(t *testing.T) {
 func TestDMCrypt_fileSystemMadeByUsIsReadByTheKernel(t *testing.T) {
 	needGuest(t)
 	v := newVolume(t, 256, 4096)
-	want := noise(t, 3<<20)
+	want := noise(t, 1<<20)
 	dir := t.TempDir()
 	clear, file := filepath.Join(dir, "clear.img"), filepath.Join(dir, "file")
 	if err := os.WriteFile(clear, make([]byte, payload), 0o600); err != nil {
