@@ -74,7 +74,7 @@ func TestSuspend_waitsForRequestsUnderWayAndSyncsBeforeTheKeyIsWiped(t *testing.
 	t.Parallel()
 	mem, rec := fresh(t, 256, 4096)
 	synctest.Test(t, func(t *testing.T) {
-		cache := blockdev.NewVolatile(mem)
+		cache := blockdev.NewVolatile(mem, 512)
 		v := open(t, blockdev.NewDelay(cache, blockdev.Delays{Write: time.Minute}), rec, Options{})
 		start := time.Now()
 		go v.WriteAt(bytes.Repeat([]byte{1}, 4096), 0)

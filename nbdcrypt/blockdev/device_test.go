@@ -115,7 +115,7 @@ func TestDevices_keepTheContract(t *testing.T) {
 		"Memory":   func() Device { return NewMemory(1 << 20) },
 		"File":     func() Device { return newFile(t, 1<<20) },
 		"Fault":    func() Device { return NewFault(NewMemory(1 << 20)) },
-		"Volatile": func() Device { return NewVolatile(NewMemory(1 << 20)) },
+		"Volatile": func() Device { return NewVolatile(NewMemory(1<<20), 512) },
 		"Delay":    func() Device { return NewDelay(NewMemory(1<<20), Delays{}) },
 		"Stats":    func() Device { return NewStats(newFile(t, 1<<20), nil) },
 		"Stripe": func() Device {

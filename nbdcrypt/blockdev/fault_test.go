@@ -75,7 +75,7 @@ func TestVolatile_losesOnlyWhatWasNotSynced(t *testing.T) {
 	lost, kept, torn := 0, 0, 0
 	for range 200 {
 		mem := NewMemory(8192)
-		v := NewVolatile(mem)
+		v := NewVolatile(mem, 512)
 		synced, loose := bytes.Repeat([]byte{1}, 2048), bytes.Repeat([]byte{2}, 1024)
 		if _, err := v.WriteAt(synced, 100); err != nil {
 			t.Fatal(err)

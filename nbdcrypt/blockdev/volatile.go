@@ -8,7 +8,8 @@ import (
 // Volatile is a decorator with a volatile write cache, as real disks have: what was written is read back at once but
 // reaches the device below only by Sync. Crash loses a random part of the rest.
 type Volatile struct {
-	dev Device
+	dev    Device
+	sector int
 
 	mu      sync.Mutex
 	pending []pendingWrite
@@ -20,8 +21,9 @@ type pendingWrite struct {
 	data []byte
 }
 
-// NewVolatile decorates dev, which must not be written by anybody else.
-func NewVolatile(dev Device) *Volatile { return &Volatile{dev: dev} }
+// NewVolatile decorates dev, which must not be written by anybody else, with a cache that tears at sectors of the given
+// size in bytes (the physical sector of the disk that it stands for).
+func NewVolatile(dev Device, sector int) *Volatile { return &Volatile{dev: dev, sector: sector} }
 
 // Pending is the number of writes that a power cut may still lose.
 func (v *Volatile) Pending() int {
@@ -30,17 +32,16 @@ func (v *Volatile) Pending() int {
 	return len(v.pending)
 }
 
-// Crash cuts the power: of the writes since the last Sync each 512-byte sector reaches the device or not as r decides,
+// Crash cuts the power: of the writes since the last Sync each sector reaches the device or not as r decides,
 // in any combination. Every later request fails with ErrPowerCut; the device below holds what survived.
 func (v *Volatile) Crash(r *rand.Rand) error {
-	const sector = 512
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.dead = true
 	for _, w := range v.pending {
 		for at := 0; at < len(w.data); {
 			// A disk tears at its own sectors, wherever in the request they lie.
-			next := min(at+sector-int((w.off+int64(at))%sector), len(w.data))
+			next := min(at+v.sector-int((w.off+int64(at))%int64(v.sector)), len(w.data))
 			if r.IntN(2) == 0 {
 				if _, err := v.dev.WriteAt(w.data[at:next], w.off+int64(at)); err != nil {
 					return err

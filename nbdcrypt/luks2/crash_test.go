@@ -40,7 +40,7 @@ func loseUnsynced(t *testing.T, start []byte, do func(blockdev.Device) error, ch
 	for step := 0; ; step++ {
 		for range 4 {
 			mem := blockdev.NewMemoryFrom(start)
-			cache := blockdev.NewVolatile(mem)
+			cache := blockdev.NewVolatile(mem, 512)
 			dev := blockdev.NewFault(cache)
 			dev.Add(blockdev.Rule{Ops: blockdev.OpMutate | blockdev.OpSync, Skip: step, PowerCut: true})
 			_ = do(dev)

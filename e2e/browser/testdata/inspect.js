@@ -2,6 +2,8 @@
 // controls without a name, text without contrast, overflow to the side, small targets, broken references, heading order.
 (() => {
   const findings = []
+  // A page half way between two looks is no finding: every transition and animation jumps to its end first.
+  for (const animation of document.getAnimations()) if (animation.effect.getComputedTiming().endTime !== Infinity) animation.finish()
   const report = (what, element) => findings.push(`${what}: ${element.outerHTML.replace(/\s+/g, ' ').slice(0, 120)}`)
   const visible = element => element.checkVisibility({ visibilityProperty: true, opacityProperty: true }) &&
     !element.closest('.visually-hidden, .skip, .default-button, thead') && element.getClientRects().length > 0
