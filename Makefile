@@ -77,6 +77,10 @@ fuzz: ## run every fuzz target for FUZZTIME (default 30s)
 		done; \
 	done
 
+.PHONY: soak
+soak: setup ## cut the power of a virtual machine CUTS times (default 500; about two seconds each)
+	$(GO) test ./e2e/vm -run 'TestPowerCut_every' -count=1 -timeout 4h -v -args -cuts $(or $(CUTS),500)
+
 .PHONY: bench
 bench: ## measure the hot paths beside their peers (BENCH=xts|nbd|mount|all)
 	$(GO) run ./bench $(or $(BENCH),all)

@@ -39,9 +39,11 @@ const fuzzBudget = 1 << 20
 
 func fuzzServer(t testing.TB) (*Server, fullDevice) {
 	dev := newFullDevice(64 << 10)
-	return newServer(t, Options{MemoryBudget: fuzzBudget, MaxInFlight: 4, Exports: []Export{
+	srv := newServer(t, Options{MemoryBudget: fuzzBudget, MaxInFlight: 4, Exports: []Export{
 		{Name: "disk", Description: "d", Device: dev, AllowTrim: true, MinBlock: 512, MaxBlock: 64 << 10},
-		{Name: "ro", Device: newTestDevice(4096), ReadOnly: true, MaxBlock: 4096}}}), dev
+		{Name: "ro", Device: newTestDevice(4096), ReadOnly: true, MaxBlock: 4096}}})
+	srv.writePiece = 4096 // so that what fits a fuzzer's input is split
+	return srv, dev
 }
 
 // Whatever a client sends as its handshake, the server ends, answers only in well-formed replies, and holds nothing.
@@ -90,6 +92,8 @@ func FuzzTransmission(f *testing.F) {
 		f.Add(structured, slices.Concat(requestBytes(cmdWriteZeroes, cmdFlagFUA, 1, 0, 65536), requestBytes(cmdTrim, 0, 2, 512, 1024), requestBytes(cmdCache, 0, 3, 0, 4096)))
 		f.Add(structured, slices.Concat(requestBytes(cmdBlockStatus, cmdFlagReqOne, 1, 0, 65536), requestBytes(cmdRead, cmdFlagDF, 2, 1<<63, 512), requestBytes(99, 0xffff, 3, 0, 0xffffffff)))
 		f.Add(structured, slices.Concat(requestBytes(cmdWrite, 0, 1, 0, 0xffffffff), data))
+		f.Add(structured, slices.Concat(requestBytes(cmdWrite, cmdFlagFUA, 1, 512, 12288), pattern(12288, 2), requestBytes(cmdRead, 0, 2, 0, 16384)))
+		f.Add(structured, slices.Concat(requestBytes(cmdWrite, 0, 1, 61440, 8192), pattern(8192, 2), requestBytes(cmdWrite, 0, 2, 4096, 8192), data))
 		f.Add(structured, slices.Concat(requestBytes(cmdRead, 0, 1, 0, 512), []byte("not a request at all, really")))
 		f.Add(structured, slices.Concat(requestBytes(cmdDisc, 0, 1, 0, 0), requestBytes(cmdRead, 0, 1, 0, 512)))
 	}

@@ -17,6 +17,10 @@ type request struct {
 	buf *buffer
 	// data is the part of buf that is the payload, or that goes out with the reply.
 	data []byte
+	// whole is the WRITE that this is a part of, nil for a request of its own.
+	whole *request
+	// parts is what is left to do of a WRITE in parts.
+	parts partCount
 	// sent is how much of a READ has gone out before data.
 	sent  uint32
 	errno Errno

@@ -57,6 +57,9 @@ type Server struct {
 	buffers *bufferPool
 	stats   counters
 
+	// writePiece is the constant, but in tests.
+	writePiece uint32
+
 	mu        sync.Mutex
 	exports   map[string]*target
 	listeners map[net.Listener]struct{}
@@ -78,7 +81,7 @@ func NewServer(o Options) (*Server, error) {
 	o.MaxInFlight = orDefault(o.MaxInFlight, DefaultMaxInFlight)
 	o.HandshakeTimeout = orDefault(o.HandshakeTimeout, DefaultHandshakeTimeout)
 	o.StallTimeout = max(orDefault(o.StallTimeout, DefaultStallTimeout), 0)
-	s := &Server{opts: o, log: o.Logger, buffers: newBufferPool(o.MemoryBudget), exports: map[string]*target{},
+	s := &Server{opts: o, log: o.Logger, writePiece: writePiece, buffers: newBufferPool(o.MemoryBudget), exports: map[string]*target{},
 		listeners: map[net.Listener]struct{}{}, links: map[*link]struct{}{}}
 	if s.log == nil {
 		s.log = slog.Default()

@@ -116,9 +116,15 @@ func (s *session) readRequests() error {
 		}
 		s.srv.stats.requests.Add(1)
 		r.errno = s.validate(r)
+		if s.splits(r) {
+			if err := s.split(r); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := s.load(r); err != nil {
 			s.dropBuffer(r)
-			return fmt.Errorf("reading the payload of %s of %d bytes at %d: %w", commandName(r.cmd), r.length, r.offset, err)
+			return payloadError(r, err)
 		}
 		s.srv.stats.inFlight.Add(1)
 		s.dispatch(r)
@@ -178,8 +184,9 @@ func (s *session) load(r *request) error {
 // dispatch carries r out at once when that is quicker than handing it over.
 func (s *session) dispatch(r *request) {
 	if r.errno != OK || s.atOnce(r) {
-		s.run(r)
-		s.out.hold(r)
+		if s.run(r) {
+			s.out.hold(r)
+		}
 		return
 	}
 	s.busy.Add(1)
@@ -209,21 +216,28 @@ func (s *session) atOnce(r *request) bool {
 func (s *session) work(r *request) {
 	defer s.done.Done()
 	for ok := true; ok; r, ok = <-s.jobs {
-		s.run(r)
+		replies := s.run(r)
 		s.busy.Add(-1)
-		s.out.push(r)
+		if replies {
+			s.out.push(r)
+		}
 	}
 }
 
-// run carries r out and prepares its reply.
-func (s *session) run(r *request) {
+// run carries r out and prepares its reply. It returns false for a part of a WRITE, which has no reply of its own.
+func (s *session) run(r *request) bool {
 	if r.errno == OK {
 		s.execute(r)
+	}
+	if r.whole != nil {
+		s.endPart(r)
+		return false
 	}
 	if r.errno != OK {
 		s.srv.stats.errors.Add(1)
 	}
 	s.encodeReply(r)
+	return true
 }
 
 // observe moves the average service time by an eighth of the difference. Updates that race lose one of the two.

@@ -3,6 +3,10 @@
 //
 // One call of a kernel covers many sectors. The three kernels share one plan and differ in the width of a vector:
 // AES-NI works on 8 vectors of one block, VAES-256 on 8 of two, VAES-512 on 4 of four.
+//
+// With VAES-512 the tweaks stay in registers and every pass multiplies them by x^16. The others keep a ring of the last 64
+// tweaks in memory: the first 64 of a sector come by multiplying by x^8 or x^16, the later ones by x^64, which takes one
+// instruction less on the ports that AES needs, because x^64 moves the halves of a block as they are.
 package main
 
 import (
@@ -17,6 +21,9 @@ import (
 
 // polynomial is x^7 + x^2 + x + 1, what x^128 is in the field of IEEE 1619.
 const polynomial = 0x87
+
+// ringBlocks is the number of tweaks in the ring of a narrow kernel; x^ringBlocks moves whole halves.
+const ringBlocks = 64
 
 func main() {
 	ConstraintExpr("!purego")
@@ -50,9 +57,9 @@ func (k kernel) blocks() int { return k.Lanes() * k.chains }
 
 func (k kernel) bytes() int { return int(k.Width) }
 
-var powers, poly Mem
+var powers, poly, swapped Mem
 
-// constants lays out x^0 .. x^15 and the polynomial, one block each, for loads of any width.
+// constants lays out x^0 .. x^15, the polynomial, and what remains of it after swapping halves (see roll), one block each.
 func constants() {
 	powers = GLOBL("xtsPowers", RODATA|NOPTR)
 	for i := range 16 {
@@ -62,6 +69,11 @@ func constants() {
 	poly = GLOBL("xtsPolynomial", RODATA|NOPTR)
 	for i := range 4 {
 		DATA(16*i, U64(polynomial))
+		DATA(16*i+8, U64(0))
+	}
+	swapped = GLOBL("xtsSwapped", RODATA|NOPTR)
+	for i := range 2 {
+		DATA(16*i, U64(polynomial^1))
 		DATA(16*i+8, U64(0))
 	}
 }
@@ -96,9 +108,14 @@ type program struct {
 	name    string
 
 	data, tweak, dst, src, left, size, number, step GPPhysical
-	sectorTweaks, current, final, offsets           Mem // areas of one block a sector of the batch, on the stack
+	sectorTweaks, offsets                           Mem // one block a sector of the batch, on the stack
 	scratchBase                                     GPPhysical
-	secret                                          int // bytes of them that are erased; offsets are no secret
+	secret                                          int // bytes of the stack that are erased; offsets are no secret
+
+	// A narrow kernel has its ring at scratchBase, and behind the offsets the address of its end. now and next are where the
+	// tweaks of this pass and the following one lie; next takes the register of tweak.
+	ringEnd   Mem
+	now, next GPPhysical
 }
 
 func (p *program) arguments() {
@@ -111,17 +128,18 @@ func (p *program) arguments() {
 		{"sectors", p.left}, {"sectorSize", p.size}, {"first", p.number}, {"step", p.step}} {
 		Load(Param(a.name), a.to)
 	}
-	areas := []*Mem{&p.sectorTweaks, &p.current, &p.final, &p.offsets}
-	if p.Wide() { // which has current and final in registers
-		areas = []*Mem{&p.sectorTweaks, &p.offsets}
+	ring, size := 0, 16*p.blocks()
+	if !p.Wide() {
+		ring = 16 * ringBlocks
 	}
-	size := 16 * p.blocks()
 	p.scratchBase = R10
-	simd.Scratch(len(areas)*size, R10)
-	for i, area := range areas {
-		*area = Mem{Base: R10, Disp: i * size}
+	simd.Scratch(ring+2*size+16, R10)
+	p.sectorTweaks = Mem{Base: R10, Disp: ring}
+	p.offsets = p.sectorTweaks.Offset(size)
+	p.secret = ring + size
+	if !p.Wide() {
+		p.ringEnd, p.now, p.next = p.offsets.Offset(size), R14, p.tweak
 	}
-	p.secret = (len(areas) - 1) * size
 }
 
 // Registers of the wide kernel: Z0-3 data, Z4-7 tweaks, Z8-11 temporaries, Z12-15 last-round keys, Z16-30 data keys,
@@ -157,6 +175,8 @@ func (p *program) prologue() {
 	p.Load(poly, p.poly())
 	if !p.Wide() {
 		p.Broadcast(simd.Key(p.data, p.rounds), p.Vector(15))
+		LEAQ(Mem{Base: p.scratchBase, Disp: 16 * ringBlocks}, R11)
+		MOVQ(R11, p.ringEnd)
 	}
 }
 
@@ -181,6 +201,9 @@ func (p *program) batch() {
 	Label(batch)
 	TESTQ(p.left, p.left)
 	JZ(LabelRef(done))
+	if !p.Wide() {
+		Load(Param("tweak"), p.tweak)
+	}
 	p.encryptTweaks()
 	// R11 walks over the batch's tweaks, R12 is their end.
 	LEAQ(p.sectorTweaks, R11)
@@ -259,7 +282,7 @@ func (p *program) firstTweaks() {
 		}
 		p.timesPower(base, powers.Offset(p.bytes()*j), to, p.temp(2), p.temp(3))
 		if !p.Wide() {
-			p.Store(to, p.current.Offset(p.bytes()*j))
+			p.Store(to, Mem{Base: p.scratchBase, Disp: p.bytes() * j})
 		}
 	}
 }
@@ -290,19 +313,16 @@ func (p *program) advance(t, a VecPhysical) {
 
 // sector works through one sector: full passes, then single blocks.
 func (p *program) sector() {
-	loop, tail, single, end := p.name+"_loop", p.name+"_tail", p.name+"_single", p.name+"_end"
+	tail, single, end := p.name+"_tail", p.name+"_single", p.name+"_end"
 	bytes := 16 * p.blocks()
 	MOVQ(p.size, R13)
 	SHRQ(U8(simd.Log2(bytes)), R13)
-	JZ(LabelRef(tail))
-	simd.Align()
-	Label(loop)
-	p.pass()
-	ADDQ(U32(bytes), p.src)
-	ADDQ(U32(bytes), p.dst)
-	DECQ(R13)
-	JNZ(LabelRef(loop))
-
+	if p.Wide() {
+		JZ(LabelRef(tail))
+		p.loop("loop", func() { p.passWide() })
+	} else {
+		p.passesNarrow(tail)
+	}
 	Label(tail)
 	MOVQ(p.size, R13)
 	ANDQ(U32(bytes-16), R13)
@@ -312,7 +332,7 @@ func (p *program) sector() {
 	if p.Wide() {
 		VMOVDQA(simd.Xs[4], t)
 	} else {
-		VMOVDQU(p.current, t)
+		VMOVDQU(Mem{Base: p.now}, t)
 	}
 	Label(single)
 	VPXOR(Mem{Base: p.src}, t, d)
@@ -360,15 +380,23 @@ func (p *program) last(k Op, d VecPhysical) {
 	VAESDECLAST(k, d, d)
 }
 
-// pass works on one vector per chain and moves the tweaks on.
-func (p *program) pass() {
-	if p.Wide() {
-		p.passWide()
-		return
-	}
-	p.passNarrow()
+// loop repeats body, which works on one vector per chain, until R13 passes are done or body jumps out.
+func (p *program) loop(name string, body func()) {
+	label := p.name + "_" + name
+	simd.Align()
+	Label(label)
+	body()
+	DECQ(R13)
+	JNZ(LabelRef(label))
 }
 
+// stepOn moves to the next vectors of the data.
+func (p *program) stepOn() {
+	ADDQ(U32(16*p.blocks()), p.src)
+	ADDQ(U32(16*p.blocks()), p.dst)
+}
+
+// passWide works on one vector per chain and moves the tweaks on.
 func (p *program) passWide() {
 	for j := range p.chains {
 		VMOVDQU64(Mem{Base: p.src, Disp: p.bytes() * j}, p.d(j))
@@ -391,13 +419,61 @@ func (p *program) passWide() {
 	for j := range p.chains {
 		VMOVDQU64(p.d(j), Mem{Base: p.dst, Disp: p.bytes() * j})
 	}
+	p.stepOn()
 }
 
-func (p *program) passNarrow() {
+// passesNarrow fills the ring during the first passes and rolls it during the others.
+func (p *program) passesNarrow(tail string) {
+	roll := p.name + "_roll"
+	MOVQ(p.scratchBase, p.now)
+	LEAQ(Mem{Base: p.scratchBase, Disp: 16 * p.blocks()}, p.next)
+	TESTQ(R13, R13)
+	JZ(LabelRef(tail))
+	p.loop("fill", func() {
+		CMPQ(p.next, p.ringEnd)
+		JE(LabelRef(roll))
+		p.passNarrow(p.fill)
+		MOVQ(p.next, p.now)
+		ADDQ(U32(16*p.blocks()), p.next)
+	})
+	JMP(LabelRef(tail))
+	Label(roll)
+	MOVQ(p.scratchBase, p.next)
+	p.loop("rolling", func() {
+		p.passNarrow(p.roll)
+		MOVQ(p.next, p.now)
+		ADDQ(U32(16*p.blocks()), p.next)
+		CMPQ(p.next, p.ringEnd)
+		CMOVQEQ(p.scratchBase, p.next)
+	})
+}
+
+// fill sets next's vector j to now's times x^blocks.
+func (p *program) fill(j int) {
+	t := p.temp(j % 2)
+	p.Load(Mem{Base: p.now, Disp: p.bytes() * j}, t)
+	p.advance(t, p.temp(2+j%2))
+	p.Store(t, Mem{Base: p.next, Disp: p.bytes() * j})
+}
+
+// roll multiplies next's vector j by x^64: with T = lo + hi*x^64 that is hi*polynomial + lo*x^64, which is T with its
+// halves swapped, lo*x^64 + hi, plus hi times what the polynomial is without its 1.
+func (p *program) roll(j int) {
+	t, a := p.temp(j%2), p.temp(2+j%2)
+	m := Mem{Base: p.next, Disp: p.bytes() * j}
+	p.Load(m, t)
+	VPSHUFD(U8(0x4e), t, a)
+	VPCLMULQDQ(U8(0x01), swapped, t, t)
+	p.Xor(a, t, t)
+	p.Store(t, m)
+}
+
+// passNarrow works on one vector per chain; move makes the tweaks of the next pass.
+func (p *program) passNarrow(move func(j int)) {
 	k := p.roundKey(0)
 	p.Broadcast(simd.Key(p.data, 0), k)
 	for j := range p.chains {
-		p.Xor(p.current.Offset(p.bytes()*j), k, p.d(j))
+		p.Xor(Mem{Base: p.now, Disp: p.bytes() * j}, k, p.d(j))
 		p.Xor(Mem{Base: p.src, Disp: p.bytes() * j}, p.d(j), p.d(j))
 	}
 	for r := 1; r < p.rounds; r++ {
@@ -408,18 +484,15 @@ func (p *program) passNarrow() {
 		}
 		// One tweak vector moves on in each of the first rounds, so that the shuffles do not come all at once.
 		if j := r - 1; j < p.chains {
-			t, last := p.temp(j%2), p.temp(2+j%2)
-			p.Load(p.current.Offset(p.bytes()*j), t)
-			p.Xor(t, p.Vector(15), last)
-			p.Store(last, p.final.Offset(p.bytes()*j))
-			p.advance(t, last)
-			p.Store(t, p.current.Offset(p.bytes()*j))
+			move(j)
 		}
 	}
 	for j := range p.chains {
-		p.last(p.final.Offset(p.bytes()*j), p.d(j))
+		p.last(p.Vector(15), p.d(j))
+		p.Xor(Mem{Base: p.now, Disp: p.bytes() * j}, p.d(j), p.d(j))
 		p.Store(p.d(j), Mem{Base: p.dst, Disp: p.bytes() * j})
 	}
+	p.stepOn()
 }
 
 // epilogue leaves no key, tweak or data behind in a register or on the stack.
