@@ -7,6 +7,7 @@ type Operation string
 // table of separated duties is complete from the first release.
 const (
 	RunningInstancesRead    Operation = "running-instances.read"
+	InstancesWrite          Operation = "instances.write"
 	KeyRequestsDecide       Operation = "key-requests.decide"
 	KeyRequestsAssignPolicy Operation = "key-requests.assign-policy"
 	KeyRequestsRevoke       Operation = "key-requests.revoke"

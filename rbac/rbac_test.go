@@ -12,6 +12,7 @@ import (
 // Account Administrator, Security Administrator, Data Analyst, Auditor, Key Approver; y allows, n refuses.
 var specification = map[Operation]string{
 	"running-instances.read":     "yynyy",
+	"instances.write":            "ynnnn",
 	"key-requests.decide":        "ynnny",
 	"key-requests.assign-policy": "ynnnn",
 	"key-requests.revoke":        "ynnny",

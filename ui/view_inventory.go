@@ -3,8 +3,13 @@ package ui
 // InstancePage shows one machine.
 type InstancePage struct {
 	Frame
-	Status  Badge
-	Facts   []Pair
+	Status   Badge
+	Facts    []Pair
+	Identity []Pair // key and certificate
+	// Warning is why a person should look at the identity; Decide are the buttons for it.
+	Warning string
+	Decide  []Button
+	Buttons []Button
 	Devices []DeviceRow
 	Empty   Empty
 	Back    Link
@@ -37,6 +42,7 @@ type ImagePage struct {
 	Policies  []Link
 	Instances []InstanceRow
 	CanWrite  bool
+	Buttons   []Button
 	Back      Link
 }
 

@@ -23,7 +23,11 @@ var ErrNotEnrolled = errors.New("this machine is not enrolled; run: keyward-agen
 
 // Identity is an enrolled machine. The zero value is not useful; Load makes one.
 type Identity struct {
-	InstanceID  string
+	InstanceID string
+	// ImageID is set in place of InstanceID in an image's identity.
+	ImageID string
+	// Machine is the provider's name for the machine that enrolled; "" when it enrolled with an agent that kept none.
+	Machine     string
 	AccountID   string
 	AccountName string
 	// Broker is the broker's name; it is written into volume headers. URL is where its agents' interface answers.
@@ -40,9 +44,18 @@ type Identity struct {
 // NotAfter is when the certificate ends.
 func (i *Identity) NotAfter() time.Time { return i.Certificate.Leaf.NotAfter }
 
+// RenewAt is when the certificate should be renewed: with a third of its life left, so that weeks without a broker do
+// no harm.
+func (i *Identity) RenewAt() time.Time {
+	leaf := i.Certificate.Leaf
+	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
+}
+
 // record is the file that holds everything but the private key. One file, so that a rename replaces all of it at once.
 type record struct {
-	InstanceID  string `json:"instance_id"`
+	InstanceID  string `json:"instance_id,omitempty"`
+	ImageID     string `json:"image_id,omitempty"`
+	Machine     string `json:"machine,omitempty"`
 	AccountID   string `json:"account_id"`
 	AccountName string `json:"account_name"`
 	Broker      string `json:"broker"`
@@ -53,7 +66,11 @@ type record struct {
 
 // assemble checks that the certificate belongs to key and to the enrolled machine before anything relies on it.
 func (r record) assemble(key *ecdsa.PrivateKey) (*Identity, error) {
-	for field, value := range map[string]string{"instance_id": r.InstanceID, "account_id": r.AccountID, "url": r.URL} {
+	id, name := r.InstanceID, r.InstanceID
+	if r.ImageID != "" && r.InstanceID == "" {
+		id, name = r.ImageID, api.ImageName+r.ImageID
+	}
+	for field, value := range map[string]string{"instance_id": id, "account_id": r.AccountID, "url": r.URL} {
 		if value == "" {
 			return nil, fmt.Errorf("%s is missing; enrol the machine again", field)
 		}
@@ -66,8 +83,8 @@ func (r record) assemble(key *ecdsa.PrivateKey) (*Identity, error) {
 	if !ok || !public.Equal(key.Public()) {
 		return nil, errors.New("the certificate was issued for another key; enrol the machine again")
 	}
-	if cn := chain[0].Subject.CommonName; cn != r.InstanceID {
-		return nil, fmt.Errorf("the certificate names instance %q, the enrolment %q; enrol the machine again", cn, r.InstanceID)
+	if cn := chain[0].Subject.CommonName; cn != name {
+		return nil, fmt.Errorf("the certificate names %q, the enrolment %q; enrol the machine again", cn, name)
 	}
 	if _, err := certificates(r.CA); err != nil {
 		return nil, fmt.Errorf("broker's authority: %w", err)
@@ -76,13 +93,13 @@ func (r record) assemble(key *ecdsa.PrivateKey) (*Identity, error) {
 	for _, c := range chain {
 		pair.Certificate = append(pair.Certificate, c.Raw)
 	}
-	return &Identity{InstanceID: r.InstanceID, AccountID: r.AccountID, AccountName: r.AccountName, Broker: r.Broker, URL: r.URL,
+	return &Identity{InstanceID: r.InstanceID, ImageID: r.ImageID, Machine: r.Machine, AccountID: r.AccountID, AccountName: r.AccountName, Broker: r.Broker, URL: r.URL,
 		Certificate: pair, CA: []byte(r.CA), Grade: GradeKeyFile}, nil
 }
 
 // fromResponse turns the broker's answer into what is kept.
 func fromResponse(a api.EnrolResponse, url string) record {
-	return record{InstanceID: a.InstanceID, AccountID: a.AccountID, AccountName: a.AccountName, Broker: a.Broker, URL: url,
+	return record{InstanceID: a.InstanceID, ImageID: a.ImageID, AccountID: a.AccountID, AccountName: a.AccountName, Broker: a.Broker, URL: url,
 		Certificate: a.Certificate, CA: a.CA}
 }
 

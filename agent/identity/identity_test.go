@@ -50,7 +50,7 @@ func enrolled(t *testing.T) (*Store, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Save(issue(t, key.Public(), "i-1"), "https://broker"); err != nil {
+	if _, err := s.Save(issue(t, key.Public(), "i-1"), "https://broker", "m-1"); err != nil {
 		t.Fatal(err)
 	}
 	return s, dir
@@ -76,7 +76,7 @@ func TestStore_keepsAnEnrolment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Save(issue(t, key.Public(), "i-2"), "https://other"); err != nil {
+	if _, err := s.Save(issue(t, key.Public(), "i-2"), "https://other", "m-2"); err != nil {
 		t.Fatal(err)
 	}
 	if id, err = s.Load(); err != nil || id.InstanceID != "i-2" || id.URL != "https://other" {
@@ -138,7 +138,7 @@ func TestSave_refusesACertificateThatIsNotThisMachines(t *testing.T) {
 		}
 		a := issue(t, key.Public(), "i-1")
 		change(key.Public(), &a)
-		if _, err := s.Save(a, "https://broker"); err == nil {
+		if _, err := s.Save(a, "https://broker", "m-1"); err == nil {
 			t.Errorf("%s: was kept", name)
 		}
 		if after, _ := os.ReadFile(filepath.Join(dir, enrolmentFile)); string(after) != string(before) {

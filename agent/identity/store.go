@@ -23,19 +23,25 @@ import (
 const (
 	keyFile       = "machine.key"
 	enrolmentFile = "enrolment.json"
+	imageKeyFile  = "image.key"
+	imageFile     = "image.json"
 	maxFileBytes  = 1 << 20
 )
 
-// Store is the folder that holds a machine's identity.
-type Store struct{ dir string }
+// Store is the folder that holds a machine's identity, or its image's.
+type Store struct{ dir, key, enrolment string }
 
 // NewStore names the folder; nothing is read or made yet.
-func NewStore(dir string) *Store { return &Store{dir: dir} }
+func NewStore(dir string) *Store { return &Store{dir, keyFile, enrolmentFile} }
+
+// NewImageStore names the folder of the identity that all machines made from one image share. It is there to enrol them,
+// and nothing else.
+func NewImageStore(dir string) *Store { return &Store{dir, imageKeyFile, imageFile} }
 
 // Load returns the identity of an enrolled machine, or an error that wraps ErrNotEnrolled. It refuses files that others
 // than their owner can read or change.
 func (s *Store) Load() (*Identity, error) {
-	data, err := s.read(enrolmentFile)
+	data, err := s.read(s.enrolment)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", s.dir, ErrNotEnrolled)
 	}
@@ -51,11 +57,11 @@ func (s *Store) Load() (*Identity, error) {
 	}
 	var r record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("read %s: %w; enrol the machine again", s.path(enrolmentFile), err)
+		return nil, fmt.Errorf("read %s: %w; enrol the machine again", s.path(s.enrolment), err)
 	}
 	id, err := r.assemble(key)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.path(enrolmentFile), err)
+		return nil, fmt.Errorf("read %s: %w", s.path(s.enrolment), err)
 	}
 	return id, nil
 }
@@ -83,7 +89,7 @@ func (s *Store) Key() (*ecdsa.PrivateKey, error) {
 	defer clear(der)
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	defer clear(text)
-	if err := s.write(keyFile, text); err != nil {
+	if err := s.write(s.key, text); err != nil {
 		return nil, err
 	}
 	return key, nil
@@ -100,13 +106,35 @@ func CSR(key *ecdsa.PrivateKey) (string, error) {
 }
 
 // Save checks the broker's answer against the machine's key and keeps it. It replaces an earlier enrolment at once or
-// not at all.
-func (s *Store) Save(a api.EnrolResponse, url string) (*Identity, error) {
+// not at all. machine is the provider's name for the machine, by which a copy of its disk is told from it.
+func (s *Store) Save(a api.EnrolResponse, url, machine string) (*Identity, error) {
+	r := fromResponse(a, url)
+	r.Machine = machine
+	return s.keep(r)
+}
+
+// Renewed keeps a certificate that follows the one that the machine has.
+func (s *Store) Renewed(id *Identity, certificate string) (*Identity, error) {
+	r := record{InstanceID: id.InstanceID, ImageID: id.ImageID, AccountID: id.AccountID, AccountName: id.AccountName, Broker: id.Broker,
+		URL: id.URL, Machine: id.Machine, Certificate: certificate, CA: string(id.CA)}
+	return s.keep(r)
+}
+
+// Discard removes the identity of another machine, of which this one's disk is a copy.
+func (s *Store) Discard() error {
+	for _, name := range []string{s.enrolment, s.key} {
+		if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the identity of the machine that this one was copied from: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) keep(r record) (*Identity, error) {
 	key, err := s.loadKey()
 	if err != nil {
 		return nil, fmt.Errorf("keep the enrolment: %w", err)
 	}
-	r := fromResponse(a, url)
 	id, err := r.assemble(key)
 	if err != nil {
 		return nil, fmt.Errorf("the broker's answer to the enrolment is not usable: %w", err)
@@ -115,29 +143,29 @@ func (s *Store) Save(a api.EnrolResponse, url string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the enrolment: %w", err)
 	}
-	return id, s.write(enrolmentFile, data)
+	return id, s.write(s.enrolment, data)
 }
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *Store) loadKey() (*ecdsa.PrivateKey, error) {
-	data, err := s.read(keyFile)
+	data, err := s.read(s.key)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(data)
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("%s holds no PEM private key; restore it or remove it and enrol again", s.path(keyFile))
+		return nil, fmt.Errorf("%s holds no PEM private key; restore it or remove it and enrol again", s.path(s.key))
 	}
 	defer clear(block.Bytes)
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.path(keyFile), err)
+		return nil, fmt.Errorf("read %s: %w", s.path(s.key), err)
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%s is not an ECDSA P-256 key; remove it and enrol again", s.path(keyFile))
+		return nil, fmt.Errorf("%s is not an ECDSA P-256 key; remove it and enrol again", s.path(s.key))
 	}
 	return key, nil
 }

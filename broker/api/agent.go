@@ -5,6 +5,8 @@ import "time"
 // Paths of the agents' interface. {id} is a request or job ID.
 const (
 	PathEnrol         = "/agent/v1/enrol"
+	PathEnrolInstance = "/agent/v1/enrol-instance"
+	PathCertificate   = "/agent/v1/certificate"
 	PathNonce         = "/agent/v1/nonce"
 	PathInventory     = "/agent/v1/inventory"
 	PathAgentDevices  = "/agent/v1/devices"
@@ -21,11 +23,18 @@ const (
 // HeaderIdempotencyKey makes a repeated POST return the first answer for ten minutes instead of acting twice.
 const HeaderIdempotencyKey = "Idempotency-Key"
 
-// EnrolRequest trades an enrolment token for a client certificate. It is the only call without a client certificate.
+// ImageName opens the common name of an image's certificate; the image ID follows. Such a certificate enrols the machines
+// that are started from the image, and does nothing else.
+const ImageName = "image:"
+
+// EnrolRequest trades an enrolment token, or an image's certificate, for a client certificate. With a token it is the only
+// call without a client certificate.
 type EnrolRequest struct {
 	AccountID string `json:"account_id"`
-	// Token is "<token ID>.<secret>" of the enrolment token.
+	// Token is "<token ID>.<secret>" of the enrolment token; empty where an image's certificate stands for it.
 	Token string `json:"token"`
+	// Template asks for the certificate of the machine's image instead of its own.
+	Template bool `json:"template,omitempty"`
 	// CSR is a PEM certificate request signed by the machine's own key; subject and extensions are ignored.
 	CSR      string       `json:"csr"`
 	Provider string       `json:"provider"`
@@ -34,15 +43,28 @@ type EnrolRequest struct {
 	Time time.Time `json:"time"`
 }
 
-// EnrolResponse is the machine's identity from now on.
+// EnrolResponse is the machine's identity from now on, or with Template its image's: InstanceID is empty then.
 type EnrolResponse struct {
 	InstanceID  string `json:"instance_id"`
+	ImageID     string `json:"image_id,omitempty"`
 	AccountID   string `json:"account_id"`
 	AccountName string `json:"account_name"`
 	// Certificate is the PEM client certificate; CA the PEM chain that both sides trust.
 	Certificate string `json:"certificate"`
 	CA          string `json:"ca"`
 	Broker      string `json:"broker"`
+}
+
+// RenewRequest asks for another certificate for the key that the machine has.
+type RenewRequest struct {
+	CSR  string    `json:"csr"`
+	Time time.Time `json:"time"`
+}
+
+// RenewResponse is a certificate that follows the one of the call, which counts until it ends.
+type RenewResponse struct {
+	Certificate string `json:"certificate"`
+	CA          string `json:"ca"`
 }
 
 // InstanceInfo describes a machine as its provider plug-in sees it.

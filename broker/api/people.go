@@ -109,6 +109,9 @@ type Image struct {
 	Description string   `json:"description,omitempty"`
 	PolicyIDs   []string `json:"policy_ids"`
 	Instances   int64    `json:"instances"`
+	// CertificateExpiresAt is until when machines that are started from the image may enrol by its certificate; nil when
+	// it has none.
+	CertificateExpiresAt *time.Time `json:"certificate_expires_at,omitempty"`
 }
 
 // ImageWrite changes what people may change of an image.
@@ -132,7 +135,30 @@ type Instance struct {
 	SourceIP     string     `json:"source_ip,omitempty"`
 	Missing      bool       `json:"missing"` // no heartbeat for longer than its policy allows
 	Devices      []Device   `json:"devices,omitempty"`
+	// FromImage says that it enrolled by its image's certificate and not by a token.
+	FromImage            bool         `json:"from_image"`
+	CertificateExpiresAt *time.Time   `json:"certificate_expires_at,omitempty"`
+	CertificateRevokedAt *time.Time   `json:"certificate_revoked_at,omitempty"`
+	KeyConflict          *KeyConflict `json:"key_conflict,omitempty"`
 }
+
+// KeyConflict is another key that claims to be a machine whose key is known: a copy of it, or the machine itself after
+// its disk was made anew. Only a person can tell.
+type KeyConflict struct {
+	// KeySHA256 is of the other key's SubjectPublicKeyInfo, lower-case hexadecimal.
+	KeySHA256 string    `json:"key_sha256"`
+	HostName  string    `json:"host_name"`
+	Address   string    `json:"address"`
+	At        time.Time `json:"at"` // when it first came
+	// Decision is "" while a person has to decide, "accepted" or "refused".
+	Decision string `json:"decision,omitempty"`
+}
+
+// The decisions of a KeyConflict.
+const (
+	KeyAccepted = "accepted"
+	KeyRefused  = "refused"
+)
 
 // Device is a device or RAID set of the inventory.
 type Device struct {

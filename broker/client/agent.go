@@ -7,10 +7,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"keyward/broker/api"
@@ -22,7 +24,7 @@ type AgentOptions struct {
 	URL string
 	// CA is the PEM bundle that enrolment returned. It must not be empty: an agent trusts its broker's CA, not the system's.
 	CA []byte
-	// Cert is the client certificate of enrolment with its private key.
+	// Cert is the client certificate of enrolment with its private key; UseCertificate replaces it later.
 	Cert tls.Certificate
 	// Proxy chooses a proxy per request; nil takes the environment's.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -31,7 +33,11 @@ type AgentOptions struct {
 }
 
 // Agent calls the agents' interface of one broker. It is safe for concurrent use.
-type Agent struct{ call *caller }
+type Agent struct {
+	call *caller
+	cert *atomic.Pointer[tls.Certificate]
+	ca   []byte
+}
 
 // NewAgent prepares an agent's calls; it sends nothing.
 func NewAgent(o AgentOptions) (*Agent, error) {
@@ -48,15 +54,45 @@ func NewAgent(o AgentOptions) (*Agent, error) {
 	if o.UserAgent == "" {
 		o.UserAgent = "keyward-agent"
 	}
+	cert := &atomic.Pointer[tls.Certificate]{}
+	cert.Store(&o.Cert)
 	c, err := newCaller(o.URL, &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		RootCAs:      roots,
-		Certificates: []tls.Certificate{o.Cert},
+		MinVersion:           tls.VersionTLS13,
+		RootCAs:              roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert.Load(), nil },
 	}, o.Proxy, o.UserAgent)
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{call: c}, nil
+	return &Agent{call: c, cert: cert, ca: o.CA}, nil
+}
+
+// UseCertificate makes connections from now on show another client certificate, after a renewal.
+func (a *Agent) UseCertificate(cert tls.Certificate) {
+	a.cert.Store(&cert)
+	a.Close()
+}
+
+// EnrolInstance trades an image's certificate, which this client shows, for one of the machine's own. What comes back is
+// checked as after Enrol, with the CA that came with the image's certificate in place of the pin.
+func (a *Agent) EnrolInstance(ctx context.Context, in api.EnrolRequest) (out api.EnrolResponse, err error) {
+	if err := a.call.do(ctx, call{method: http.MethodPost, path: api.PathEnrolInstance, in: in, out: &out}); err != nil {
+		return api.EnrolResponse{}, err
+	}
+	ca, err := firstCertificate(string(a.ca))
+	if err == nil {
+		err = checkIssued(out, in, ca)
+	}
+	if err != nil {
+		return api.EnrolResponse{}, fmt.Errorf("the broker's answer to the enrolment is refused: %w", err)
+	}
+	out.CA = string(a.ca)
+	return out, nil
+}
+
+// Renew asks for another certificate for the machine's key.
+func (a *Agent) Renew(ctx context.Context, in api.RenewRequest) (out api.RenewResponse, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathCertificate, in: in, out: &out})
 }
 
 // Close drops idle connections.

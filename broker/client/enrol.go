@@ -129,6 +129,11 @@ func checkIdentity(out api.EnrolResponse, in api.EnrolRequest, pin []byte) error
 	if !pinned(ca, pin) {
 		return errors.New("CA: not the one that the token pins")
 	}
+	return checkIssued(out, in, ca)
+}
+
+// checkIssued makes sure that a certificate is from ca, for the request's own key, and for the account that was named.
+func checkIssued(out api.EnrolResponse, in api.EnrolRequest, ca *x509.Certificate) error {
 	leaf, err := firstCertificate(out.Certificate)
 	if err != nil {
 		return fmt.Errorf("certificate: %w", err)
@@ -148,8 +153,10 @@ func checkIdentity(out api.EnrolResponse, in api.EnrolRequest, pin []byte) error
 	if !ok || !key.Equal(csr.PublicKey) {
 		return errors.New("certificate: it is for another key")
 	}
-	if leaf.Subject.CommonName != out.InstanceID || out.InstanceID == "" {
+	if name, id := leaf.Subject.CommonName, out.InstanceID; !in.Template && (name != id || id == "") {
 		return errors.New("certificate: its common name is not the instance ID")
+	} else if in.Template && (name != api.ImageName+out.ImageID || out.ImageID == "") {
+		return errors.New("certificate: its common name is not the image ID")
 	}
 	if len(leaf.Subject.Organization) != 1 || leaf.Subject.Organization[0] != out.AccountID || out.AccountID != in.AccountID {
 		return errors.New("certificate: its organization is not the account that was asked for")

@@ -30,6 +30,8 @@ type AgentOptions struct {
 	Token string
 	// AccountID is the account to enrol in; empty means the broker's first.
 	AccountID string
+	// Flags are further flags of enrol.
+	Flags []string
 }
 
 // Enrol makes an agent known to the broker; Start runs it.
@@ -43,6 +45,7 @@ func (b *Broker) Enrol(ctx context.Context, o AgentOptions) (*Agent, error) {
 		return nil, err
 	}
 	args := []string{"enrol", "--account", cmp.Or(o.AccountID, b.Setup.AccountID), "--token-file", "-", "--url", b.AgentURL}
+	args = append(args, o.Flags...)
 	for _, image := range o.Images {
 		args = append(args, "--image", image)
 	}

@@ -111,7 +111,7 @@ func (a *app) root() *cobra.Command {
 	a.key(root, "state_dir", "where identity and job markers are kept")
 	a.key(root, "runtime_dir", "where sockets and mount points of the running agent are")
 	a.key(root, "log_level", "debug, info, warn or error")
-	root.AddCommand(a.runCommand(), a.enrolCommand(), a.statusCommand(), a.waitCommand(), a.publishCommand(), a.requestCommand(),
+	root.AddCommand(a.runCommand(), a.enrolCommand(), a.renewCommand(), a.statusCommand(), a.waitCommand(), a.publishCommand(), a.requestCommand(),
 		a.lockCommand(), a.stopCommand(), a.upgradeCommand(), a.exportedKeyCommand(), a.inspectCommand(), a.versionCommand(), a.configCommand())
 	for _, c := range append(root.Commands(), root) {
 		c.Args = usage(c.Args)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +20,7 @@ import (
 type enrolment struct {
 	account, token, tokenFile, url, provider, proxy string
 	images                                          []string
+	template                                        bool
 }
 
 func (a *app) enrolCommand() *cobra.Command {
@@ -38,6 +40,7 @@ func (a *app) enrolCommand() *cobra.Command {
 	f.StringVar(&e.url, "url", "", "agents' interface of the broker, https://HOST[:PORT]")
 	f.StringVar(&e.provider, "provider", "", "plug-in that knows this machine (default native)")
 	f.StringVar(&e.proxy, "proxy", "", "http|https://[user:password@]host:port")
+	f.BoolVar(&e.template, "template", false, "enrol the image of this machine: every machine that is started from a copy of this disk then enrols by itself, with a key of its own")
 	f.StringArrayVar(&e.images, "image", nil, "raw disk image to offer as a device; may be repeated")
 	return cmd
 }
@@ -56,7 +59,7 @@ func (a *app) enrol(ctx context.Context, e enrolment) error {
 	if err != nil {
 		return err
 	}
-	id, err := daemon.Enrol(ctx, cfg, daemon.Enrolment{AccountID: e.account, Token: token, URL: e.url, Version: Version})
+	id, err := daemon.Enrol(ctx, cfg, daemon.Enrolment{AccountID: e.account, Token: token, URL: e.url, Version: Version, Template: e.template})
 	if err != nil {
 		return coded{brokerCode(err), err}
 	}
@@ -65,6 +68,11 @@ func (a *app) enrol(ctx context.Context, e enrolment) error {
 	}
 	if err := config.Save(path, cfg); err != nil {
 		return err
+	}
+	if e.template {
+		fmt.Fprintf(a.out, "enrolled image %s of account %s (%s) until %s\n", id.ImageID, id.AccountName, id.AccountID, id.NotAfter().UTC().Format(time.RFC3339))
+		fmt.Fprintf(a.err, "configuration written to %s; bundle the image now: each machine that is started from it makes a key and enrols when its agent starts\n", path)
+		return nil
 	}
 	fmt.Fprintf(a.out, "enrolled as instance %s of account %s (%s)\n", id.InstanceID, id.AccountName, id.AccountID)
 	fmt.Fprintf(a.err, "configuration written to %s; start the agent with: systemctl enable --now keyward-agent (or: keyward-agent run)\n", path)

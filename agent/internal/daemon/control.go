@@ -99,7 +99,7 @@ func (d *Daemon) find(name string) (*volume.Volume, error) {
 // Status is what the agent says of itself.
 func (d *Daemon) Status() control.Status {
 	s := control.Status{Version: d.o.Version, PID: os.Getpid(), Started: d.started.UTC(), Provider: d.provider.Name(), KeyGrade: d.id.Grade,
-		InstanceID: d.id.InstanceID, AccountID: d.id.AccountID, AccountName: d.id.AccountName, CertificateUntil: d.id.NotAfter().UTC(),
+		InstanceID: d.id.InstanceID, AccountID: d.id.AccountID, AccountName: d.id.AccountName, CertificateUntil: d.current.Load().NotAfter().UTC(),
 		Broker: d.link.status(), Hardening: d.hardening, Volumes: []volume.Snapshot{}, Jobs: []control.Job{}, Devices: []control.Device{}}
 	for _, v := range d.all() {
 		s.Volumes = append(s.Volumes, v.Snapshot())

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keyward/agent/identity"
@@ -36,12 +37,14 @@ type Options struct {
 	Logger  *slog.Logger
 	// Harden applies process-wide measures. Tests leave it nil, because they are one process with many daemons.
 	Harden func() []harden.Measure
-	// Boottime, Now, LeaseCheck, Backoff, DeviceCheck: the clocks and paces; zero values mean the real ones.
+	// Boottime, Now, LeaseCheck, Backoff, DeviceCheck, CertificateCheck: the clocks and paces; zero values mean the real ones.
 	Boottime    func() time.Duration
 	Now         func() time.Time
 	LeaseCheck  time.Duration
 	Backoff     func(n int) time.Duration
 	DeviceCheck time.Duration
+	// CertificateCheck is how often the certificate's end is looked at.
+	CertificateCheck time.Duration
 	// Ready is called when the agent serves: after it, stopping is graceful.
 	Ready func()
 }
@@ -51,7 +54,8 @@ type Daemon struct {
 	o         Options
 	cfg       config.Config
 	log       *slog.Logger
-	id        *identity.Identity
+	id        *identity.Identity                // as it was at the start
+	current   atomic.Pointer[identity.Identity] // with the newest certificate
 	broker    Broker
 	link      *link
 	outbox    *outbox
@@ -100,7 +104,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer former.Discard() // what is not taken over below
 
-	id, err := identity.NewStore(cfg.StateDir).Load()
+	machine, err := openProvider(cfg)
+	if err != nil {
+		return err
+	}
+	id, err := identify(ctx, o, machine)
 	if err != nil {
 		return fmt.Errorf("load the machine's identity: %w", err)
 	}
@@ -115,10 +123,6 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		log.Warn("an earlier agent left something that could not be cleaned up", "error", err)
 	}
-	machine, err := openProvider(cfg)
-	if err != nil {
-		return err
-	}
 	agent, err := connect(cfg, id)
 	if err != nil {
 		return err
@@ -127,6 +131,7 @@ func Run(ctx context.Context, o Options) error {
 
 	d := &Daemon{o: o, cfg: cfg, log: log, id: id, broker: agent, provider: machine, hardening: hardening, started: o.Now(), stop: stop,
 		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}}
+	d.current.Store(id)
 	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
 	d.outbox = newOutbox(agent, d.link, o.Backoff, log)
 	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now}
@@ -144,6 +149,7 @@ func Run(ctx context.Context, o Options) error {
 	background.Go(func() { door.Serve(ctx, d) })
 	background.Go(func() { d.inventoryLoop(ctx) })
 	background.Go(func() { d.heartbeatLoop(ctx) })
+	background.Go(func() { d.renewLoop(ctx, agent) })
 	background.Go(func() { d.commandLoop(ctx) })
 	background.Go(func() { d.completeLoop(ctx) })
 	background.Go(func() { d.watchdog(ctx) })
@@ -181,6 +187,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.DeviceCheck == 0 {
 		o.DeviceCheck = time.Minute
+	}
+	if o.CertificateCheck == 0 {
+		o.CertificateCheck = time.Hour
 	}
 	if o.Ready == nil {
 		o.Ready = func() {}

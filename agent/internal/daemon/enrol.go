@@ -16,6 +16,8 @@ import (
 // Enrolment is what a machine needs to become known to a broker.
 type Enrolment struct {
 	AccountID, Token, URL, Version string
+	// Template asks for the identity that all machines made from this one's image share, in place of its own.
+	Template bool
 }
 
 // Enrol trades an enrolment token for this machine's identity and keeps it in the state folder.
@@ -29,6 +31,9 @@ func Enrol(ctx context.Context, cfg config.Config, e Enrolment) (*identity.Ident
 		return nil, err
 	}
 	store := identity.NewStore(cfg.StateDir)
+	if e.Template {
+		store = identity.NewImageStore(cfg.StateDir)
+	}
 	key, err := store.Key()
 	if err != nil {
 		return nil, err
@@ -41,7 +46,7 @@ func Enrol(ctx context.Context, cfg config.Config, e Enrolment) (*identity.Ident
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	o := client.EnrolOptions{URL: e.URL, Token: e.Token, Request: api.EnrolRequest{AccountID: e.AccountID, CSR: csr,
+	o := client.EnrolOptions{URL: e.URL, Token: e.Token, Request: api.EnrolRequest{AccountID: e.AccountID, Template: e.Template, CSR: csr,
 		Provider: machine.Name(), Instance: info, Time: time.Now().UTC()}}
 	if proxy != nil {
 		o.Proxy = http.ProxyURL(proxy)
@@ -50,7 +55,7 @@ func Enrol(ctx context.Context, cfg config.Config, e Enrolment) (*identity.Ident
 	if err != nil {
 		return nil, err
 	}
-	return store.Save(answer, strings.TrimRight(e.URL, "/"))
+	return store.Save(answer, strings.TrimRight(e.URL, "/"), info.Identity)
 }
 
 // Publish shows this machine's devices to the broker once, without a running agent.
@@ -77,6 +82,21 @@ func Publish(ctx context.Context, cfg config.Config, version string) (api.Device
 		report.Devices = append(report.Devices, asFound(dev).published())
 	}
 	return agent.PublishInventory(ctx, report)
+}
+
+// Renew gets and keeps another certificate for this machine's key. A running agent takes it up at its next start; until
+// then the certificate that it has counts.
+func Renew(ctx context.Context, cfg config.Config) (*identity.Identity, error) {
+	id, err := identity.NewStore(cfg.StateDir).Load()
+	if err != nil {
+		return nil, fmt.Errorf("load the machine's identity: %w", err)
+	}
+	agent, err := connect(cfg, id)
+	if err != nil {
+		return nil, err
+	}
+	defer agent.Close()
+	return renew(ctx, cfg.StateDir, id, agent, time.Now())
 }
 
 // Assigned asks the broker for this machine's devices, without a running agent.

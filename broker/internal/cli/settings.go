@@ -42,6 +42,7 @@ func (s *settings) flags(f *pflag.FlagSet) {
 	f.String("people-key", "", "PEM `file` of its key")
 	f.StringSlice("trusted-proxies", nil, "`addresses` and prefixes whose X-Forwarded-For is believed")
 	f.Int("password-max", d.PasswordMax, "longest password, 32 to 128 characters")
+	f.Int("machine-certificate-days", d.MachineCertDays, "life of machines' and images' certificates, 1 to 3650 days")
 	f.String("log-level", d.LogLevel, "debug, info, warn or error")
 	f.String("log-format", d.LogFormat, "text or json")
 }

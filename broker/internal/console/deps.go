@@ -47,6 +47,10 @@ type Inventory interface {
 	RenameImage(ctx context.Context, p tenant.Principal, id string, in api.ImageWrite) (api.Image, error)
 	Instances(ctx context.Context, p tenant.Principal, q inventory.InstanceQuery) ([]api.Instance, error)
 	Instance(ctx context.Context, p tenant.Principal, id string) (api.Instance, error)
+	RevokeCertificate(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+	AcceptKey(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+	RefuseKey(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+	RevokeImageCertificate(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
 
 	// Devices lists devices and RAID sets; Device finds either.
 	Devices(ctx context.Context, p tenant.Principal, q inventory.DeviceQuery) ([]api.Device, int64, error)

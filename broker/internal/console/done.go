@@ -5,19 +5,23 @@ import "keyward/ui"
 // doneMessages are what a page says after a form succeeded. A cookie carries only the key, so nothing that a person or
 // a machine wrote travels in it.
 var doneMessages = map[string]ui.Flash{
-	"approved":      good("The key request was approved.", "The machine collects the key with its next call."),
-	"denied":        good("The key request was denied.", ""),
-	"revoking":      good("Revocation has started.", "The machine gives the key up when it hears of it, at the latest when its lease ends."),
-	"assigned":      good("The device was assigned to the policy.", "The request was judged again by that policy."),
-	"saved":         good("Saved.", ""),
-	"created":       good("Created.", ""),
-	"deleted":       good("Deleted.", ""),
-	"encrypting":    good("Encryption was ordered.", "The machine starts when its agent asks for work."),
-	"cancelled":     good("Encryption was cancelled.", ""),
-	"unconfigured":  good("The device was unconfigured and its key destroyed.", ""),
-	"copied":        good("The configuration was copied.", "Check the fields, then save."),
-	"password":      good("The password was changed.", "Your other sessions were ended."),
-	"session-ended": good("The session was ended.", ""),
+	"approved":                  good("The key request was approved.", "The machine collects the key with its next call."),
+	"denied":                    good("The key request was denied.", ""),
+	"revoking":                  good("Revocation has started.", "The machine gives the key up when it hears of it, at the latest when its lease ends."),
+	"assigned":                  good("The device was assigned to the policy.", "The request was judged again by that policy."),
+	"saved":                     good("Saved.", ""),
+	"created":                   good("Created.", ""),
+	"deleted":                   good("Deleted.", ""),
+	"encrypting":                good("Encryption was ordered.", "The machine starts when its agent asks for work."),
+	"cancelled":                 good("Encryption was cancelled.", ""),
+	"unconfigured":              good("The device was unconfigured and its key destroyed.", ""),
+	"copied":                    good("The configuration was copied.", "Check the fields, then save."),
+	"password":                  good("The password was changed.", "Your other sessions were ended."),
+	"certificate-revoked":       good("The machine's certificate was revoked.", "Its calls are refused from now on."),
+	"image-certificate-revoked": good("The image's certificate was revoked.", ""),
+	"key-accepted":              good("The other key was accepted.", "It takes over when that machine asks again."),
+	"key-refused":               good("The other key was refused.", ""),
+	"session-ended":             good("The session was ended.", ""),
 }
 
 func good(title, text string) ui.Flash {

@@ -109,6 +109,12 @@ func (v *visit) imagePage(image api.Image) (ui.ImagePage, error) {
 		},
 		Facts: []ui.Pair{{Label: "Image ID", Value: image.Identity, Code: true}, {Label: "Provider", Value: image.Provider}},
 	}
+	if image.CertificateExpiresAt != nil {
+		page.Facts = append(page.Facts, ui.Pair{Label: "Machines enrol by themselves until", Value: v.exact(image.CertificateExpiresAt)})
+		if write {
+			page.Buttons = append(page.Buttons, ui.Button{Text: "Revoke certificate", Icon: "ban", URL: page.Action + "/revoke-certificate", Dialog: true, Danger: true})
+		}
+	}
 	names, err := v.policyNames()
 	if err != nil {
 		return page, err

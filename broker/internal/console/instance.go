@@ -32,6 +32,18 @@ func showInstance(v *visit) error {
 		Empty: ui.Empty{Icon: "disk", Title: "No devices", Text: "This machine has not published a device besides its root disk."},
 		Back:  ui.Link{Text: "Back", URL: "/instances"},
 	}
+	page.Identity, page.Warning = v.identity(i), keyWarning(i)
+	if v.may(rbac.InstancesWrite) {
+		if k := i.KeyConflict; k != nil && k.Decision != api.KeyAccepted {
+			page.Decide = append(page.Decide, ui.Button{Text: "Accept the other key", Icon: "check", URL: "/instances/" + i.ID + "/accept-key", Dialog: true})
+			if k.Decision == "" {
+				page.Decide = append(page.Decide, ui.Button{Text: "Refuse it", Icon: "ban", URL: "/instances/" + i.ID + "/refuse-key", Dialog: true, Primary: true})
+			}
+		}
+		if i.CertificateRevokedAt == nil {
+			page.Buttons = append(page.Buttons, ui.Button{Text: "Revoke certificate", Icon: "ban", URL: "/instances/" + i.ID + "/revoke-certificate", Dialog: true, Danger: true})
+		}
+	}
 	page.Live = feed.TopicKeyRequests
 	if v.may(rbac.DevicesRead) {
 		for _, d := range i.Devices {
@@ -50,6 +62,8 @@ func instanceName(i api.Instance) string {
 
 func instanceBadge(i api.Instance) ui.Badge {
 	switch {
+	case i.CertificateRevokedAt != nil:
+		return ui.Badge{Text: "Certificate revoked", Icon: "ban", Tone: ui.ToneBad}
 	case i.Missing:
 		return ui.Badge{Text: "Missing", Icon: "unknown", Tone: ui.ToneBad}
 	case i.LastSeenAt == nil:

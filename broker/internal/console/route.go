@@ -36,6 +36,12 @@ func Routes() []Route {
 
 		{get, "/instances", rbac.RunningInstancesRead, showRunning},
 		{get, "/instances/:id", rbac.RunningInstancesRead, showInstance},
+		{get, "/instances/:id/revoke-certificate", rbac.InstancesWrite, revokeCertificate.ofInstance},
+		{post, "/instances/:id/revoke-certificate", rbac.InstancesWrite, revokeCertificate.ofInstance},
+		{get, "/instances/:id/accept-key", rbac.InstancesWrite, acceptKey.ofInstance},
+		{post, "/instances/:id/accept-key", rbac.InstancesWrite, acceptKey.ofInstance},
+		{get, "/instances/:id/refuse-key", rbac.InstancesWrite, refuseKey.ofInstance},
+		{post, "/instances/:id/refuse-key", rbac.InstancesWrite, refuseKey.ofInstance},
 		{get, "/key-requests/:id", rbac.RunningInstancesRead, showRequest},
 		{post, "/key-requests/:id/approve", rbac.KeyRequestsDecide, approveRequest},
 		{post, "/key-requests/:id/deny", rbac.KeyRequestsDecide, denyRequest},
@@ -54,6 +60,8 @@ func Routes() []Route {
 		{get, "/inventory/images", rbac.ImagesRead, showImages},
 		{get, "/inventory/images/:id", rbac.ImagesRead, showImage},
 		{post, "/inventory/images/:id", rbac.ImagesWrite, saveImage},
+		{get, "/inventory/images/:id/revoke-certificate", rbac.ImagesWrite, revokeImageCertificate.ofImage},
+		{post, "/inventory/images/:id/revoke-certificate", rbac.ImagesWrite, revokeImageCertificate.ofImage},
 
 		{get, "/inventory/devices", rbac.DevicesRead, showDevices},
 		{get, "/inventory/devices/encrypt", rbac.DevicesEncrypt, askEncrypt},

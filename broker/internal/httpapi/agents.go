@@ -77,6 +77,15 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		func(ctx context.Context, _ tenant.Principal, in *AgentCall[api.EnrolRequest]) (*answer[api.EnrolResponse], error) {
 			return answerOf(d.Inventory.Enrol(ctx, callerOf(ctx).address, idempotency.Call{Key: in.Key, Body: in.RawBody}, in.Body))
 		})
+	handle(r, Route{Method: http.MethodPost, Path: api.PathEnrolInstance, Image: true, Summary: "Enrol a machine by its image's certificate"},
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.EnrolRequest]) (*answer[api.EnrolResponse], error) {
+			call := idempotency.Call{Scope: "image/" + p.Image + "/enrol-instance", Key: in.Key, Body: in.RawBody}
+			return answerOf(d.Inventory.EnrolInstance(ctx, p, call, in.Body))
+		})
+	handle(r, machine(http.MethodPost, api.PathCertificate, "Renew the machine's certificate"),
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.RenewRequest]) (*answer[api.RenewResponse], error) {
+			return answerOf(d.Inventory.Renew(ctx, p, in.call(p, "certificate"), in.Body))
+		})
 	handle(r, machine(http.MethodPost, api.PathNonce, "Fetch a challenge"),
 		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[api.NonceResponse], error) {
 			return answerOf(d.Requests.Nonce(ctx, p))

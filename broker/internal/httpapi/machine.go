@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
@@ -27,7 +29,7 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 	if rt.Open {
 		return tenant.Principal{}, nil
 	}
-	if !rt.Machine {
+	if !rt.Machine && !rt.Image {
 		return tenant.Principal{}, unknownMachine()
 	}
 	state := c.Context().TLSConnectionState()
@@ -35,7 +37,11 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 		return tenant.Principal{}, problem.New(http.StatusUnauthorized, "certificate-missing", "No client certificate",
 			"The call carries no client certificate of this broker.", "Enrol the machine and use the certificate that it got.")
 	}
-	p, err := g.instance(c.UserContext(), state.PeerCertificates[0])
+	find := g.instance
+	if rt.Image {
+		find = g.image
+	}
+	p, err := find(c.UserContext(), state.PeerCertificates[0])
 	if err != nil {
 		return tenant.Principal{}, err
 	}
@@ -44,12 +50,7 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 }
 
 func (g *MachineGate) instance(ctx context.Context, cert *x509.Certificate) (tenant.Principal, error) {
-	now := time.Now
-	if g.Clock != nil {
-		now = g.Clock
-	}
-	if now().After(cert.NotAfter) {
-		// A connection may outlive the certificate that opened it.
+	if g.ended(cert) {
 		return tenant.Principal{}, unknownMachine()
 	}
 	fingerprint := sha256.Sum256(cert.Raw)
@@ -65,14 +66,57 @@ func (g *MachineGate) instance(ctx context.Context, cert *x509.Certificate) (ten
 	if err != nil {
 		return tenant.Principal{}, err
 	}
-	if cert.Subject.CommonName != row.ID || len(cert.Subject.Organization) != 1 || cert.Subject.Organization[0] != row.AccountID {
+	if row.RevokedAt != nil || !names(cert, row.ID, row.AccountID) {
 		return tenant.Principal{}, unknownMachine()
 	}
-	return tenant.Principal{AccountID: row.AccountID, Instance: row.ID}, nil
+	return tenant.Principal{AccountID: row.AccountID, Instance: row.ID, Certificate: hex.EncodeToString(fingerprint[:])}, nil
+}
+
+// image is the caller of a route that takes the certificate of an image.
+func (g *MachineGate) image(ctx context.Context, cert *x509.Certificate) (tenant.Principal, error) {
+	if g.ended(cert) {
+		return tenant.Principal{}, unknownImage()
+	}
+	fingerprint := sha256.Sum256(cert.Raw)
+	var row store.Image
+	err := g.Store.View(ctx, func(tx *store.Tx) error {
+		var err error
+		row, err = tx.FindImageByCert(fingerprint[:])
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return tenant.Principal{}, unknownImage()
+	}
+	if err != nil {
+		return tenant.Principal{}, err
+	}
+	if !names(cert, api.ImageName+row.ID, row.AccountID) {
+		return tenant.Principal{}, unknownImage()
+	}
+	return tenant.Principal{AccountID: row.AccountID, Image: row.ID, Certificate: hex.EncodeToString(fingerprint[:])}, nil
+}
+
+// ended says that a certificate's time is over: a connection may outlive the certificate that opened it.
+func (g *MachineGate) ended(cert *x509.Certificate) bool {
+	now := time.Now
+	if g.Clock != nil {
+		now = g.Clock
+	}
+	return now().After(cert.NotAfter)
+}
+
+func names(cert *x509.Certificate, name, accountID string) bool {
+	return cert.Subject.CommonName == name && len(cert.Subject.Organization) == 1 && cert.Subject.Organization[0] == accountID
+}
+
+func unknownImage() error {
+	return problem.New(http.StatusUnauthorized, "image-certificate-unknown", "The image's certificate does not count",
+		"The broker has another certificate on record for this image, or none: it was made anew, revoked, or has ended.",
+		"Enrol the template again with --template and a new token, or enrol this machine with a token of its own.")
 }
 
 func unknownMachine() error {
 	return problem.New(http.StatusUnauthorized, "certificate-unknown", "The client certificate does not count",
-		"The broker has another certificate on record for this machine, or none: it may have enrolled again or been removed.",
+		"The broker has another certificate on record for this machine, or none: it may have enrolled again, been revoked or been removed.",
 		"Enrol the machine again with a new enrolment token.")
 }

@@ -31,7 +31,7 @@ func openAPI(title, version string) huma.Config {
 }
 
 func securityScheme(rt Route) string {
-	if rt.Machine {
+	if rt.Machine || rt.Image {
 		return "machine"
 	}
 	return "session"

@@ -28,6 +28,7 @@ type instanceQuery struct {
 }
 
 func registerImages(r *Router, d PeopleDeps) {
+	registerIdentities(r, d)
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/images", Operation: rbac.ImagesRead, Summary: "List images"},
 		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[imageList], error) {
 			list, err := d.Inventory.Images(ctx, p)

@@ -18,7 +18,7 @@ import (
 	"keyward/rbac"
 )
 
-// Route declares one call. Exactly one of Operation, Open and Machine says who may make it: a route that says nothing
+// Route declares one call. Exactly one of Operation, Open, Machine and Image says who may make it: a route that says nothing
 // cannot be registered, so nothing is served by accident.
 type Route struct {
 	Method string
@@ -30,6 +30,8 @@ type Route struct {
 	Open bool
 	// Machine routes need the client certificate of an enrolled machine.
 	Machine bool
+	// Image routes need the certificate of an image.
+	Image bool
 	// Summary is one line for the OpenAPI document.
 	Summary string
 	// Status is that of a success; 0 means 200, or 204 where there is no body.
@@ -69,13 +71,13 @@ func (r *Router) Routes() []Route { return append([]Route(nil), r.routes...) }
 
 func (r *Router) register(rt Route) {
 	said := 0
-	for _, b := range []bool{rt.Operation != "", rt.Open, rt.Machine} {
+	for _, b := range []bool{rt.Operation != "", rt.Open, rt.Machine, rt.Image} {
 		if b {
 			said++
 		}
 	}
 	if said != 1 {
-		panic(fmt.Sprintf("httpapi: route %s %s must say exactly one of Operation, Open, Machine", rt.Method, rt.Path))
+		panic(fmt.Sprintf("httpapi: route %s %s must say exactly one of Operation, Open, Machine, Image", rt.Method, rt.Path))
 	}
 	if !strings.HasPrefix(rt.Path, r.prefix+"/") {
 		panic(fmt.Sprintf("httpapi: route %s %s is not under %s", rt.Method, rt.Path, r.prefix))

@@ -24,35 +24,39 @@ func bodies(ids map[string]string) map[string]any {
 		RevokeMode: api.RevokeUnmount, ImageIDs: []string{}, DeviceIDs: []string{}, Version: 1}
 	user := api.UserWrite{Name: "somebody", Role: api.RoleAuditor, Password: password}
 	return map[string]any{
-		"POST /api/v1/sessions":                        api.LogOn{Account: "x", User: "x", Password: "x"},
-		"PUT /api/v1/password":                         api.PasswordChange{Current: "x", New: "x"},
-		"POST /api/v1/users":                           user,
-		"PUT /api/v1/users/{id}":                       user,
-		"POST /api/v1/enrolment-tokens":                api.EnrolmentTokenWrite{Uses: 1, ExpireSeconds: 60},
-		"PUT /api/v1/time-settings":                    api.TimeSettings{TimeZone: "UTC", DateFormat: "x"},
-		"POST /api/v1/key-requests/{id}/approve":       api.Decision{},
-		"POST /api/v1/key-requests/{id}/deny":          api.Decision{},
-		"POST /api/v1/key-requests/{id}/revoke":        api.Decision{},
-		"POST /api/v1/key-requests/{id}/ignore":        api.Decision{},
-		"POST /api/v1/key-requests/{id}/assign-policy": api.PolicyAssignment{PolicyID: ids["policies"]},
-		"POST /api/v1/policies":                        pol,
-		"PUT /api/v1/policies/{id}":                    pol,
-		"POST /api/v1/policies/delete":                 map[string][]string{"ids": {ids["policies"]}},
-		"PUT /api/v1/images/{id}":                      api.ImageWrite{Name: "x"},
-		"PUT /api/v1/devices/{id}":                     device,
-		"POST /api/v1/devices/{id}/encrypt":            api.EncryptWrite{Confirm: "x"},
-		"POST /api/v1/devices/{id}/unconfigure":        api.UnconfigureWrite{Confirm: "x"},
-		"POST /api/v1/devices/{id}/copy-configuration": map[string]string{"source_id": ids["devices"]},
-		"POST /api/v1/devices/export":                  api.ExportWrite{DeviceIDs: []string{ids["devices"]}, Passphrase: "correct horse battery"},
-		"POST /api/v1/raid-sets":                       raid,
-		"PUT /api/v1/raid-sets/{id}":                   raid,
-		"POST /api/v1/raid-sets/{id}/unconfigure":      api.UnconfigureWrite{Confirm: "x"},
-		"POST /agent/v1/key-requests/{id}/delivery":    api.DeliveryRequest{PublicKey: make([]byte, 1216)},
-		"POST /agent/v1/key-requests/{id}/events":      api.RequestEvent{Event: api.EventFailed},
-		"POST /agent/v1/jobs/{id}/key":                 api.JobKeyRequest{PublicKey: make([]byte, 1216), Nonce: "x"},
-		"POST /agent/v1/jobs/{id}/progress":            api.JobProgress{Phase: "header"},
-		"POST /api/v1/devices/{id}/cancel-encryption":  nil,
-		"POST /agent/v1/nonce":                         nil,
+		"POST /api/v1/sessions":                          api.LogOn{Account: "x", User: "x", Password: "x"},
+		"PUT /api/v1/password":                           api.PasswordChange{Current: "x", New: "x"},
+		"POST /api/v1/users":                             user,
+		"PUT /api/v1/users/{id}":                         user,
+		"POST /api/v1/enrolment-tokens":                  api.EnrolmentTokenWrite{Uses: 1, ExpireSeconds: 60},
+		"PUT /api/v1/time-settings":                      api.TimeSettings{TimeZone: "UTC", DateFormat: "x"},
+		"POST /api/v1/key-requests/{id}/approve":         api.Decision{},
+		"POST /api/v1/key-requests/{id}/deny":            api.Decision{},
+		"POST /api/v1/key-requests/{id}/revoke":          api.Decision{},
+		"POST /api/v1/key-requests/{id}/ignore":          api.Decision{},
+		"POST /api/v1/key-requests/{id}/assign-policy":   api.PolicyAssignment{PolicyID: ids["policies"]},
+		"POST /api/v1/policies":                          pol,
+		"PUT /api/v1/policies/{id}":                      pol,
+		"POST /api/v1/policies/delete":                   map[string][]string{"ids": {ids["policies"]}},
+		"PUT /api/v1/images/{id}":                        api.ImageWrite{Name: "x"},
+		"POST /api/v1/images/{id}/revoke-certificate":    api.Decision{},
+		"POST /api/v1/instances/{id}/revoke-certificate": api.Decision{},
+		"POST /api/v1/instances/{id}/accept-key":         api.Decision{},
+		"POST /api/v1/instances/{id}/refuse-key":         api.Decision{},
+		"PUT /api/v1/devices/{id}":                       device,
+		"POST /api/v1/devices/{id}/encrypt":              api.EncryptWrite{Confirm: "x"},
+		"POST /api/v1/devices/{id}/unconfigure":          api.UnconfigureWrite{Confirm: "x"},
+		"POST /api/v1/devices/{id}/copy-configuration":   map[string]string{"source_id": ids["devices"]},
+		"POST /api/v1/devices/export":                    api.ExportWrite{DeviceIDs: []string{ids["devices"]}, Passphrase: "correct horse battery"},
+		"POST /api/v1/raid-sets":                         raid,
+		"PUT /api/v1/raid-sets/{id}":                     raid,
+		"POST /api/v1/raid-sets/{id}/unconfigure":        api.UnconfigureWrite{Confirm: "x"},
+		"POST /agent/v1/key-requests/{id}/delivery":      api.DeliveryRequest{PublicKey: make([]byte, 1216)},
+		"POST /agent/v1/key-requests/{id}/events":        api.RequestEvent{Event: api.EventFailed},
+		"POST /agent/v1/jobs/{id}/key":                   api.JobKeyRequest{PublicKey: make([]byte, 1216), Nonce: "x"},
+		"POST /agent/v1/jobs/{id}/progress":              api.JobProgress{Phase: "header"},
+		"POST /api/v1/devices/{id}/cancel-encryption":    nil,
+		"POST /agent/v1/nonce":                           nil,
 	}
 }
 
@@ -203,7 +207,7 @@ func TestRoutes_anotherAccountsThingsAreNotThere(t *testing.T) {
 					t.Errorf("%s %s of another account: %d %s", rt.Method, rt.Path, status, text)
 				}
 				// The intruder's own object together with another account's in the body.
-				if hasBody && body != nil {
+				if hasBody && body != nil && !strings.HasSuffix(rt.Path, "/revoke-certificate") { // its machine calls below
 					if status, text = r.do(c, r.peopleAt, intruder.person(role).Token(), rt, fillIn(t, rt.Path, own), body); status == http.StatusOK && mentions(body, ids) {
 						t.Errorf("%s %s took another account's ID in its body: %s", rt.Method, rt.Path, text)
 					}

@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -114,6 +112,9 @@ func (s *Service) enrol(t *store.Tenant, address, tokenID string, in api.EnrolRe
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
+	if in.Template {
+		return s.enrolImage(t, who, tokenID, image, in.CSR)
+	}
 	inst, again, err := s.instance(t, address, image.ID, in)
 	if err != nil {
 		return api.EnrolResponse{}, err
@@ -122,28 +123,43 @@ func (s *Service) enrol(t *store.Tenant, address, tokenID string, in api.EnrolRe
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
-	event, keep := "instance.enrolled", store.In[store.Instance](t).Insert
+	inst.FromImage = false
 	if again {
-		event, keep = "instance.enrolled-again", store.In[store.Instance](t).Update
 		if err := leaveHome(t, inst.ID); err != nil {
 			return api.EnrolResponse{}, err
 		}
 	}
+	return s.enrolled(t, inst, again, cert, map[string]string{"address": address, "token": tokenID})
+}
+
+// enrolled records a machine that has got a certificate, and answers it.
+func (s *Service) enrolled(t *store.Tenant, inst store.Instance, again bool, cert []byte, detail map[string]string) (api.EnrolResponse, error) {
+	event, keep := "instance.enrolled", store.In[store.Instance](t).Insert
+	if again {
+		event, keep = "instance.enrolled-again", store.In[store.Instance](t).Update
+	}
 	if err := keep(&inst); err != nil {
 		return api.EnrolResponse{}, fmt.Errorf("recording the machine: %w", err)
 	}
-	if err := audit.Append(t, audit.Entry{Category: "agent", Event: event, Actor: "instance:" + inst.ID, Subject: inst.ID,
-		Detail: map[string]string{"host_name": inst.HostName, "provider": inst.Provider, "identity": inst.Identity, "address": address,
-			"token": tokenID, "certificate": hex.EncodeToString(inst.CertFingerprint)}}); err != nil {
+	detail["host_name"], detail["provider"], detail["identity"] = inst.HostName, inst.Provider, inst.Identity
+	detail["certificate"] = hex.EncodeToString(inst.CertFingerprint)
+	if err := audit.Append(t, audit.Entry{Category: "agent", Event: event, Actor: "instance:" + inst.ID, Subject: inst.ID, Detail: detail}); err != nil {
 		return api.EnrolResponse{}, err
 	}
+	out, err := s.answer(t, cert)
+	out.InstanceID = inst.ID
+	return out, err
+}
+
+// answer is what every enrolment returns.
+func (s *Service) answer(t *store.Tenant, cert []byte) (api.EnrolResponse, error) {
 	account, err := store.Global[store.Account](t.Tx()).Get(t.AccountID())
 	if err != nil {
 		return api.EnrolResponse{}, fmt.Errorf("reading the account: %w", err)
 	}
 	s.publish(t, feed.TopicInstances, feed.TopicImages)
-	return api.EnrolResponse{InstanceID: inst.ID, AccountID: t.AccountID(), AccountName: account.Name,
-		Certificate: string(cert), CA: string(s.Issuer.CACert()), Broker: s.AgentURL}, nil
+	return api.EnrolResponse{AccountID: t.AccountID(), AccountName: account.Name, Certificate: string(cert),
+		CA: string(s.Issuer.CACert()), Broker: s.AgentURL}, nil
 }
 
 // instance finds the machine's row, or prepares a new one with its ID: the certificate, which the row needs, names it.
@@ -186,25 +202,6 @@ func leaveHome(t *store.Tenant, instanceID string) error {
 
 func describe(inst *store.Instance, imageID string, in api.InstanceInfo) {
 	inst.HostName, inst.Location, inst.AgentVersion, inst.ImageID = in.HostName, in.Location, in.AgentVersion, imageID
-}
-
-// certify signs the request's key and makes it the only certificate that counts for the machine.
-func (s *Service) certify(inst *store.Instance, csr string) ([]byte, error) {
-	cert, err := s.Issuer.IssueClient([]byte(csr), inst.ID, inst.AccountID, s.CertLife)
-	if err != nil {
-		return nil, problem.Invalid("csr", err.Error())
-	}
-	block, _ := pem.Decode(cert)
-	if block == nil {
-		return nil, errors.New("the issued certificate is not PEM")
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("reading the issued certificate: %w", err)
-	}
-	sum := sha256.Sum256(leaf.Raw)
-	inst.CertFingerprint, inst.CertExpiresAt = sum[:], leaf.NotAfter
-	return cert, nil
 }
 
 // image finds or makes the row of the image that a machine was started from. A new one goes into the default policy.

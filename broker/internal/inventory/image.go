@@ -81,7 +81,8 @@ func (s *Service) RenameImage(ctx context.Context, p tenant.Principal, id string
 }
 
 func imageView(t *store.Tenant, r store.Image) (api.Image, error) {
-	out := api.Image{ID: r.ID, Identity: r.Identity, Provider: r.Provider, Name: r.Name, Description: r.Description, PolicyIDs: []string{}}
+	out := api.Image{ID: r.ID, Identity: r.Identity, Provider: r.Provider, Name: r.Name, Description: r.Description, PolicyIDs: []string{},
+		CertificateExpiresAt: r.CertExpiresAt}
 	in, err := store.In[store.PolicyImage](t).List(store.Eq("image_id", r.ID))
 	if err != nil {
 		return out, err

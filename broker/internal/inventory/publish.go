@@ -31,11 +31,15 @@ func (s *Service) Publish(ctx context.Context, p tenant.Principal, call idempote
 				"The inventory names another provider or identity than the certificate's machine has.",
 				"Enrol this machine anew with a token of its own.")
 		}
-		image, err := s.image(t, p, in.Provider, in.Instance)
-		if err != nil {
-			return api.DeviceList{}, err
+		imageID := inst.ImageID
+		if !inst.FromImage { // else the image is that of the certificate it enrolled by, whatever its provider knows
+			image, err := s.image(t, p, in.Provider, in.Instance)
+			if err != nil {
+				return api.DeviceList{}, err
+			}
+			imageID = image.ID
 		}
-		describe(&inst, image.ID, in.Instance)
+		describe(&inst, imageID, in.Instance)
 		if err := Seen(t, p, &inst); err != nil {
 			return api.DeviceList{}, err
 		}

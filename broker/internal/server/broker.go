@@ -89,7 +89,8 @@ func (b *Broker) services() {
 	b.Audit = audit.New(b.store, id.Audit, c.Clock)
 	b.Policies = policyset.New(b.store, b.Feed)
 	b.Accounts = httpapi.LimitLogOn(newAccounts(c, id, b.store), c.Clock)
-	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL, Clock: c.Clock, Logger: c.Logger})
+	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL,
+		CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
 	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
 	b.Requests = keyrequest.New(keyrequest.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Observer: b.metrics})
 }

@@ -45,6 +45,8 @@ type Config struct {
 	TrustedProxies []string `koanf:"trusted-proxies"`
 	// PasswordMax is the longest password, 32 to 128 characters.
 	PasswordMax int `koanf:"password-max"`
+	// MachineCertDays is the life of machines' and images' certificates, 1 to 3650 days. Machines renew theirs.
+	MachineCertDays int `koanf:"machine-certificate-days"`
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
 	LogLevel  string `koanf:"log-level"`
 	LogFormat string `koanf:"log-format"`
@@ -59,7 +61,7 @@ type Config struct {
 
 // Defaults are the settings that a broker has without any.
 func Defaults() Config {
-	return Config{PeopleListen: ":8443", AgentListen: ":8444", PasswordMax: account.DefaultMaxPassword, LogLevel: "info", LogFormat: "text"}
+	return Config{PeopleListen: ":8443", AgentListen: ":8444", PasswordMax: account.DefaultMaxPassword, MachineCertDays: 365, LogLevel: "info", LogFormat: "text"}
 }
 
 // complete fills in what follows from other settings and refuses what cannot work.
@@ -93,6 +95,12 @@ func (c *Config) complete() error {
 	}
 	if c.PasswordMax < account.DefaultMaxPassword || c.PasswordMax > account.MaxMaxPassword {
 		return fmt.Errorf("password-max %d is not between %d and %d", c.PasswordMax, account.DefaultMaxPassword, account.MaxMaxPassword)
+	}
+	if c.MachineCertDays == 0 {
+		c.MachineCertDays = Defaults().MachineCertDays
+	}
+	if c.MachineCertDays < 1 || c.MachineCertDays > 3650 {
+		return fmt.Errorf("machine-certificate-days %d is not between 1 and 3650", c.MachineCertDays)
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now

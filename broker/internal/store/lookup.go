@@ -1,6 +1,8 @@
 package store
 
 import (
+	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"gorm.io/gorm"
@@ -19,9 +21,22 @@ func (tx *Tx) FindEnrolToken(id string) (EnrolToken, error) {
 	return anywhere[EnrolToken](tx).First(Eq("id", id))
 }
 
-// FindInstanceByCert returns the instance whose current client certificate has the SHA-256, or ErrNotFound.
+// FindInstanceByCert returns the instance whose client certificate has the SHA-256, its current one or the one that its
+// last renewal was asked with, or ErrNotFound.
 func (tx *Tx) FindInstanceByCert(fingerprint []byte) (Instance, error) {
-	return anywhere[Instance](tx).First(Eq("cert_fingerprint", fingerprint))
+	inst, err := anywhere[Instance](tx).First(Eq("cert_fingerprint", fingerprint))
+	if errors.Is(err, ErrNotFound) && len(fingerprint) > 0 { // most machines have no former one
+		return anywhere[Instance](tx).First(Eq("former_certificate", hex.EncodeToString(fingerprint)))
+	}
+	return inst, err
+}
+
+// FindImageByCert returns the image whose certificate has the SHA-256, or ErrNotFound.
+func (tx *Tx) FindImageByCert(fingerprint []byte) (Image, error) {
+	if len(fingerprint) == 0 { // most images have none
+		return Image{}, fmt.Errorf("%w: Image", ErrNotFound)
+	}
+	return anywhere[Image](tx).First(Eq("certificate", hex.EncodeToString(fingerprint)))
 }
 
 // FindAccount returns the account with the ID or, ignoring case, the name.

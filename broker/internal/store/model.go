@@ -72,10 +72,13 @@ type Image struct {
 	Identity    string
 	Name        string
 	Description string
+	// Certificate is the SHA-256, in hexadecimal, of the one by which machines of the image enrol; "" when there is none.
+	Certificate   string
+	CertExpiresAt *time.Time
 }
 
 // Instance is an enrolled machine. (account, provider, identity) is unique. CertFingerprint is the SHA-256 of the
-// client certificate that is valid for it now; a second enrolment replaces it.
+// client certificate that is valid for it now; a second enrolment replaces it, and none counts after RevokedAt.
 type Instance struct {
 	Base
 	Provider        string
@@ -85,13 +88,21 @@ type Instance struct {
 	ImageID         string
 	AgentVersion    string
 	CertFingerprint []byte
-	CertExpiresAt   time.Time
-	FirstSeenAt     time.Time
-	EnrolledAt      time.Time // when the certificate that counts now was given
-	LastSeenAt      *time.Time
-	SourceIP        string
-	Missing         bool
-	Evidence        api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
+	// FormerCertificate is the SHA-256, in hexadecimal, of the one with which the last renewal was asked for. It counts
+	// until it ends, because the answer to a renewal may be lost.
+	FormerCertificate string
+	CertExpiresAt     time.Time
+	RevokedAt         *time.Time
+	// KeyHash is the SHA-256, in hexadecimal, of the SubjectPublicKeyInfo of the key that its enrolment bound.
+	KeyHash     string
+	KeyConflict *api.KeyConflict `gorm:"serializer:json"`
+	FromImage   bool             // enrolled by its image's certificate
+	FirstSeenAt time.Time
+	EnrolledAt  time.Time // when the certificate that counts now was given
+	LastSeenAt  *time.Time
+	SourceIP    string
+	Missing     bool
+	Evidence    api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
 }
 
 // Device is a device of the inventory. (account, provider, identity) is unique.

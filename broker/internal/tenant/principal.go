@@ -16,16 +16,23 @@ type Principal struct {
 	Address string
 	// Instance is the ID of the calling machine; empty for a person.
 	Instance string
+	// Certificate is the SHA-256, in hexadecimal, of the client certificate of the call.
+	Certificate string
+	// Image is the image whose certificate the call carries, of a machine that has none yet.
+	Image string
 	// Operator is set for commands on the broker's own machine.
 	Operator bool
 }
 
-// Actor is how the audit log names the caller: "user:NAME", "instance:ID", "operator" for commands on the broker's
+// Actor is how the audit log names the caller: "user:NAME", "instance:ID", "image:ID" for a machine that enrols by
+// its image's certificate, "operator" for commands on the broker's
 // machine, or "broker" for the broker's own work.
 func (p Principal) Actor() string {
 	switch {
 	case p.Instance != "":
 		return "instance:" + p.Instance
+	case p.Image != "":
+		return "image:" + p.Image
 	case p.UserName != "":
 		return "user:" + p.UserName
 	case p.Operator:

@@ -24,18 +24,20 @@ func (b *Broker) fill(now time.Time) {
 		{ID: "token-1", Description: "Database servers, rack 4", UsesLeft: 12, ExpiresAt: now.Add(6 * 24 * time.Hour), CreatedBy: "ada", CreatedAt: ago(26 * time.Hour)},
 		{ID: "token-2", Description: "Backup host", UsesLeft: 1, ExpiresAt: ago(3 * time.Hour), CreatedBy: "ada", CreatedAt: ago(27 * time.Hour)},
 	}
+	ends := now.Add(200 * 24 * time.Hour)
 	b.images = []api.Image{
-		{ID: "image-1", Identity: "ami-0a1b2c3d4e5f67890", Provider: "ec2", Name: "Debian 12 database", Description: "Hardened base for database servers", PolicyIDs: []string{"policy-2"}, Instances: 2},
+		{ID: "image-1", Identity: "ami-0a1b2c3d4e5f67890", Provider: "ec2", Name: "Debian 12 database", Description: "Hardened base for database servers", PolicyIDs: []string{"policy-2"}, Instances: 2, CertificateExpiresAt: &ends},
 		{ID: "image-2", Identity: "native-5d1f0c2e9a7b4c83a1f6", Provider: "native", Name: "backup-01", PolicyIDs: []string{"policy-1"}, Instances: 1},
 	}
 	seen := ago(20 * time.Second)
 	b.machines = []api.Instance{
 		{ID: "instance-1", Identity: "i-0f3c2d1e4b5a69788", Provider: "ec2", HostName: "db-01.harbour.example.org", Location: "eu-central-1b", ImageID: "image-1", ImageName: "Debian 12 database",
-			AgentVersion: "1.0.0", FirstSeenAt: ago(40 * 24 * time.Hour), LastSeenAt: &seen, SourceIP: "192.0.2.41"},
+			AgentVersion: "1.0.0", FirstSeenAt: ago(40 * 24 * time.Hour), LastSeenAt: &seen, SourceIP: "192.0.2.41", FromImage: true, CertificateExpiresAt: &ends,
+			KeyConflict: &api.KeyConflict{KeySHA256: "9f2c4b1de07a63885f10c2d47b9ea6310d5c8e7f4a2b91360cfe85d7421ab09e", HostName: "db-01", Address: "192.0.2.77", At: ago(time.Hour)}},
 		{ID: "instance-2", Identity: "i-0aa17bd53c9e80f12", Provider: "ec2", HostName: "db-02.harbour.example.org", Location: "eu-central-1a", ImageID: "image-1", ImageName: "Debian 12 database",
-			AgentVersion: "1.0.0", FirstSeenAt: ago(40 * 24 * time.Hour), LastSeenAt: &seen, SourceIP: "192.0.2.42"},
+			AgentVersion: "1.0.0", FirstSeenAt: ago(40 * 24 * time.Hour), LastSeenAt: &seen, SourceIP: "192.0.2.42", FromImage: true, CertificateExpiresAt: &ends},
 		{ID: "instance-3", Identity: "4c4c4544-0042-3510-8052-b4c04f573933", Provider: "native", HostName: "backup-01", ImageID: "image-2", ImageName: "backup-01",
-			AgentVersion: "1.0.0", FirstSeenAt: ago(12 * 24 * time.Hour), Missing: true, SourceIP: "192.0.2.60"},
+			AgentVersion: "1.0.0", FirstSeenAt: ago(12 * 24 * time.Hour), Missing: true, SourceIP: "192.0.2.60", CertificateExpiresAt: &ends},
 	}
 	b.fillDevices(ago)
 	b.fillPolicies()

@@ -1,5 +1,7 @@
 package consoletest
 
+import "keyward/broker/api"
+
 // Taint replaces everything that people or machines can name by a text, so that a test can look for pages that do not
 // escape it. IDs and statuses stay.
 func (b *Broker) Taint(text string) {
@@ -27,6 +29,9 @@ func (b *Broker) Taint(text string) {
 	for i := range b.machines {
 		m := &b.machines[i]
 		m.HostName, m.Identity, m.Location, m.Provider, m.ImageName, m.AgentVersion, m.SourceIP = text, text, text, text, text, text, text
+		if m.KeyConflict != nil {
+			m.KeyConflict = &api.KeyConflict{KeySHA256: text, HostName: text, Address: text, At: m.KeyConflict.At}
+		}
 	}
 	for i := range b.devices {
 		d := &b.devices[i]

@@ -1,0 +1,15 @@
+-- Who a machine is: the key that its enrolment bound, renewal and revocation of its certificate, and the certificate by
+-- which machines of one image enrol. Hashes are in hexadecimal; '' means none.
+
+-- +goose Up
+
+ALTER TABLE images ADD COLUMN certificate text COLLATE "C" NOT NULL DEFAULT '' CHECK (length(certificate) IN (0, 64));
+ALTER TABLE images ADD COLUMN cert_expires_at timestamptz;
+CREATE UNIQUE INDEX images_certificate ON images (certificate) WHERE certificate <> '';
+
+ALTER TABLE instances ADD COLUMN former_certificate text COLLATE "C" NOT NULL DEFAULT '' CHECK (length(former_certificate) IN (0, 64));
+ALTER TABLE instances ADD COLUMN revoked_at timestamptz;
+ALTER TABLE instances ADD COLUMN key_hash text COLLATE "C" NOT NULL DEFAULT '' CHECK (length(key_hash) IN (0, 64));
+ALTER TABLE instances ADD COLUMN key_conflict text COLLATE "C";
+ALTER TABLE instances ADD COLUMN from_image boolean NOT NULL DEFAULT FALSE;
+CREATE UNIQUE INDEX instances_former_certificate ON instances (former_certificate) WHERE former_certificate <> '';
