@@ -103,7 +103,8 @@ type DeviceList struct {
 	Devices []AssignedDevice `json:"devices"`
 }
 
-// AssignedDevice is a device's configuration and volume record, as far as they exist.
+// AssignedDevice is a device's configuration and volume record, as far as they exist. Deliveries are bound to a hash of
+// its JSON too: the rule of VolumeRecord for new members holds here as well.
 type AssignedDevice struct {
 	ID         string        `json:"id"`
 	Identity   string        `json:"identity"`
@@ -153,6 +154,18 @@ type KeyRequest struct {
 	// PublicKey is a fresh HPKE public key (MLKEM768-X25519) of this request; the delivery is sealed to it.
 	PublicKey []byte    `json:"public_key"`
 	Time      time.Time `json:"time"`
+	Run       *Run      `json:"run,omitempty"`
+}
+
+// Run tells one run of a machine's agent from another. Two runs that are heard in turns are two machines with one
+// identity; a generation that goes back is a machine that was restored from an older copy.
+type Run struct {
+	// ID is random, made when the agent's process starts.
+	ID string `json:"id" maxLength:"64"`
+	// BootID is the kernel's, one for each boot.
+	BootID string `json:"boot_id" maxLength:"64"`
+	// Generation counts the agent's starts, kept beside the machine's identity on disk; 0 when it cannot be kept.
+	Generation int64 `json:"generation" minimum:"0"`
 }
 
 // KeyRequestStatus tells an agent where its request stands and why. GET with ?wait=SECONDS (at most 60) and
@@ -160,7 +173,9 @@ type KeyRequest struct {
 type KeyRequestStatus struct {
 	ID string `json:"id"`
 	// Number is short and for people: printed on the waiting machine and shown in the console.
-	Number    int64     `json:"number"`
+	Number int64 `json:"number"`
+	// DeviceID is the device that the request is for now. It differs from the one that was asked for where a resource pool
+	// gives another: the agent asks for that one, which is kept for it, and leaves the first.
 	DeviceID  string    `json:"device_id"`
 	Status    KeyStatus `json:"status"`
 	Integrity Integrity `json:"integrity"`
@@ -202,6 +217,9 @@ type DeliveryBinding struct {
 	// VolumeSHA256 is the SHA-256, in lower-case hexadecimal, of the delivery's volume record as Go's encoding/json writes
 	// it (for "encrypt-job": of the empty record). So who carries a delivery cannot pair its key with another record.
 	VolumeSHA256 string `json:"volume_sha256"`
+	// DeviceSHA256 is the same of the delivery's device, so that its mount point and access cannot be exchanged either. A
+	// binding without it is of the first version of this protocol, and refused.
+	DeviceSHA256 string `json:"device_sha256,omitempty"`
 }
 
 // HPKEInfo is the info string of every Keyward HPKE context.
@@ -233,6 +251,7 @@ type Heartbeat struct {
 	Evidence Evidence  `json:"evidence"`
 	Held     []HeldKey `json:"held"`
 	Time     time.Time `json:"time"`
+	Run      *Run      `json:"run,omitempty"`
 }
 
 // HeldKey is a key that the agent holds now.

@@ -7,7 +7,20 @@ type LogOn struct {
 	Account  string `json:"account" minLength:"1" maxLength:"64"`
 	User     string `json:"user" minLength:"1" maxLength:"254"`
 	Password string `json:"password" minLength:"1" maxLength:"1024"`
+	// Code is the second factor, an authenticator's or a recovery code, where the user has one. Without it the session
+	// starts in the stage "code".
+	Code string `json:"code,omitempty" maxLength:"64"`
 }
+
+// Stage is what is still to be done before a session counts.
+type Stage string
+
+// The stages of a session.
+const (
+	StageComplete Stage = ""      // logged on
+	StageCode     Stage = "code"  // show the second factor
+	StageEnrol    Stage = "enrol" // set a second factor up: the account requires one
+)
 
 // LoggedOn is a new session. Token goes into "Authorization: Bearer"; browsers get it as a cookie instead.
 type LoggedOn struct {
@@ -15,6 +28,52 @@ type LoggedOn struct {
 	SessionID string    `json:"session_id"`
 	ExpiresAt time.Time `json:"expires_at"`
 	User      User      `json:"user"`
+	// Stage is empty when the session can be used for everything.
+	Stage Stage `json:"stage,omitempty"`
+}
+
+// FactorCode shows a second factor: six digits of an authenticator, or a recovery code.
+type FactorCode struct {
+	Code string `json:"code" minLength:"1" maxLength:"64"`
+}
+
+// FactorStart begins the set-up of a second factor. Password is the user's own.
+type FactorStart struct {
+	Password string `json:"password" maxLength:"1024"`
+}
+
+// FactorSetup is what an authenticator needs; it is in this answer only. The factor counts once a code confirms it.
+type FactorSetup struct {
+	// Secret is base32, URL an otpauth address, Image a PNG picture of the URL as a QR code.
+	Secret string `json:"secret"`
+	URL    string `json:"url"`
+	Image  []byte `json:"image"`
+}
+
+// RecoveryCodes each stand for one code of a second factor, once. They are in this answer only.
+type RecoveryCodes struct {
+	Codes []string `json:"codes"`
+}
+
+// FactorInfo is how things stand with one's own second factor.
+type FactorInfo struct {
+	// Since is when it was set up; nil without one.
+	Since *time.Time `json:"since,omitempty"`
+	// CodesLeft are unused recovery codes.
+	CodesLeft int64 `json:"codes_left"`
+	// Required says that the account demands one, StepUp that approvals and exports need a fresh one; FreshUntil is the
+	// end of the one shown last.
+	Required   bool       `json:"required"`
+	StepUp     bool       `json:"step_up"`
+	FreshUntil *time.Time `json:"fresh_until,omitempty"`
+}
+
+// FactorSettings are the account's wish for second factors.
+type FactorSettings struct {
+	// SecondFactor is "optional" or "required": then nobody gets further than its set-up without one.
+	SecondFactor string `json:"second_factor" enum:"optional,required"`
+	// StepUp asks for a second factor of the last five minutes at approvals and exports.
+	StepUp bool `json:"step_up"`
 }
 
 // Session is one log-on of a user.
@@ -38,7 +97,9 @@ type User struct {
 	Role        Role       `json:"role"`
 	LockedUntil *time.Time `json:"locked_until,omitempty"`
 	LastLogOnAt *time.Time `json:"last_log_on_at,omitempty"`
-	CreatedAt   time.Time  `json:"created_at"`
+	// SecondFactorSince is when the user set a second factor up.
+	SecondFactorSince *time.Time `json:"second_factor_since,omitempty"`
+	CreatedAt         time.Time  `json:"created_at"`
 }
 
 // UserWrite creates or changes a user. Password is required on creation and optional on change.
@@ -134,7 +195,10 @@ type Instance struct {
 	LastSeenAt   *time.Time `json:"last_seen_at,omitempty"`
 	SourceIP     string     `json:"source_ip,omitempty"`
 	Missing      bool       `json:"missing"` // no heartbeat for longer than its policy allows
-	Devices      []Device   `json:"devices,omitempty"`
+	// Suspicion says why the machine's identity may belong to two machines; no policy gives it a key until a person clears it.
+	Suspicion   string     `json:"suspicion,omitempty"`
+	SuspectedAt *time.Time `json:"suspected_at,omitempty"`
+	Devices     []Device   `json:"devices,omitempty"`
 	// FromImage says that it enrolled by its image's certificate and not by a token.
 	FromImage            bool         `json:"from_image"`
 	CertificateExpiresAt *time.Time   `json:"certificate_expires_at,omitempty"`
@@ -285,6 +349,27 @@ type KeyRequestDetail struct {
 	LeaseExpiresAt *time.Time        `json:"lease_expires_at,omitempty"`
 	RevokeDueAt    *time.Time        `json:"revoke_due_at,omitempty"`
 	History        []KeyRequestEvent `json:"history"`
+	// ExpiresAt is when a request that waits for people is over.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	// ApprovalsNeeded people must approve it; Approvals are those who have, whether or not they count any more.
+	ApprovalsNeeded int64      `json:"approvals_needed"`
+	Approvals       []Approval `json:"approvals"`
+	// SeparateApprover says that who enrolled the machine, configured the device or chose the policy may not approve.
+	SeparateApprover bool `json:"separate_approver,omitempty"`
+	// RequestedDeviceName is the device that the machine asked for, where a resource pool gave it another.
+	RequestedDeviceName string `json:"requested_device_name,omitempty"`
+}
+
+// Approval is one person's approval of a request.
+type Approval struct {
+	UserID string    `json:"user_id"`
+	User   string    `json:"user"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+	// ExpiresAt is when it stops to count, unless the others have approved by then.
+	ExpiresAt time.Time `json:"expires_at"`
+	// Void says why it does not count: expired, or its person may not approve any more.
+	Void string `json:"void,omitempty"`
 }
 
 // KeyRequestEvent is one change of a key request's state.
@@ -302,6 +387,11 @@ type Decision struct {
 	Reason string `json:"reason,omitempty" maxLength:"1024"`
 	// Version is the request's version that the person saw; 0 skips the check.
 	Version int64 `json:"version,omitempty"`
+}
+
+// Clearance is a person's word that a machine under suspicion is the only one of its identity.
+type Clearance struct {
+	Reason string `json:"reason" minLength:"1" maxLength:"1024"`
 }
 
 // PolicyAssignment moves the device of an Unknown request (and, where needed, its image) into a policy.

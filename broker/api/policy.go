@@ -95,8 +95,17 @@ type Policy struct {
 	LeaseSeconds     int64      `json:"lease_seconds" minimum:"10" maximum:"2592000"`
 	HeartbeatSeconds int64      `json:"heartbeat_seconds" minimum:"1" maximum:"86400"`
 	RevokeMode       RevokeMode `json:"revoke_mode" enum:"unmount,suspend"`
-	ImageIDs         []string   `json:"image_ids"`
-	DeviceIDs        []string   `json:"device_ids"`
+	// ResourcePool lets the broker give a machine another free device of this policy when the one that it asks for is in
+	// use; each machine gets one device of the policy, and no device goes to two machines.
+	ResourcePool bool `json:"resource_pool,omitempty"`
+	// ApprovalsNeeded is how many people must approve a request that waits for people; 0 means 1.
+	ApprovalsNeeded int64 `json:"approvals_needed,omitempty" minimum:"0" maximum:"10"`
+	// SeparateApprover refuses the approval of who enrolled the machine, configured the device or chose the policy.
+	SeparateApprover bool `json:"separate_approver,omitempty"`
+	// RequestSeconds is how long a request waits for people before it expires; 0 means a week.
+	RequestSeconds int64    `json:"request_seconds,omitempty" minimum:"0" maximum:"2592000"`
+	ImageIDs       []string `json:"image_ids"`
+	DeviceIDs      []string `json:"device_ids"`
 	// Version counts saves; a save names the version it read and is refused when that is no longer the newest.
 	Version int64 `json:"version"`
 }

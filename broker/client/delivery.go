@@ -59,8 +59,8 @@ func (k *DeliveryKey) LogValue() slog.Value { return slog.StringValue("REDACTED"
 
 // Open returns the volume key of a delivery, which the caller owns and wipes. It refuses, with an error that wraps
 // ErrDelivery, a delivery whose binding differs from want in any field: another account, request, device, instance or
-// nonce. want.LeaseSeconds 0 takes the broker's lease as it is, and want.VolumeSHA256 is not looked at: the binding must
-// name the volume record that came with it. Open may be called again after a lost answer.
+// nonce. want.LeaseSeconds 0 takes the broker's lease as it is, and the hashes in want are not looked at: the binding must
+// name the volume record and the device that came with it. Open may be called again after a lost answer.
 func (k *DeliveryKey) Open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte, error) {
 	key, err := k.open(d, want)
 	if err != nil {
@@ -80,12 +80,8 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 	if d.LeaseSeconds != got.LeaseSeconds {
 		return nil, fmt.Errorf("its lease of %d s is not the %d s that the key is bound to", d.LeaseSeconds, got.LeaseSeconds)
 	}
-	sum, err := VolumeSHA256(d.Volume)
-	if err != nil {
+	if err := compareRecords(got, d); err != nil {
 		return nil, err
-	}
-	if got.VolumeSHA256 != sum {
-		return nil, fmt.Errorf("its volume record is not the one that the key is bound to (SHA-256 %s, bound to %.64q)", sum, got.VolumeSHA256)
 	}
 	if len(d.EncapsulatedKey) != encapsulatedBytes {
 		return nil, fmt.Errorf("its encapsulation has %d bytes, not %d", len(d.EncapsulatedKey), encapsulatedBytes)
@@ -109,11 +105,35 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 	return key, nil
 }
 
+// compareRecords checks that the volume record and the device of a delivery are those that its key is bound to.
+func compareRecords(b api.DeliveryBinding, d api.KeyDelivery) error {
+	volume, err := VolumeSHA256(d.Volume)
+	if err != nil {
+		return err
+	}
+	if b.VolumeSHA256 != volume {
+		return fmt.Errorf("its volume record is not the one that the key is bound to (SHA-256 %s, bound to %.64q)", volume, b.VolumeSHA256)
+	}
+	device, err := DeviceSHA256(d.Device)
+	if err != nil {
+		return err
+	}
+	if b.DeviceSHA256 != device {
+		return fmt.Errorf("its device, with mount point and access, is not the one that the key is bound to (SHA-256 %s, bound to %.64q)", device, b.DeviceSHA256)
+	}
+	return nil
+}
+
 // VolumeSHA256 is the hash of a volume record that a delivery is bound to.
-func VolumeSHA256(v api.VolumeRecord) (string, error) {
+func VolumeSHA256(v api.VolumeRecord) (string, error) { return jsonSHA256("volume record", v) }
+
+// DeviceSHA256 is the hash of a device that a delivery is bound to.
+func DeviceSHA256(d api.AssignedDevice) (string, error) { return jsonSHA256("device", d) }
+
+func jsonSHA256(what string, v any) (string, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return "", fmt.Errorf("encoding the volume record: %w", err)
+		return "", fmt.Errorf("encoding the %s: %w", what, err)
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:]), nil

@@ -14,11 +14,14 @@ import (
 )
 
 var wanted = api.DeliveryBinding{Purpose: "key-request", AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "nonce", LeaseSeconds: 60,
-	VolumeSHA256: emptyVolume}
+	VolumeSHA256: emptyVolume, DeviceSHA256: emptyDevice}
 
 // emptyVolume is the SHA-256 of the JSON of an empty volume record. It changes when a member is added without omitempty,
 // and then agents of the last release refuse every delivery.
 const emptyVolume = "6471f0f6402ade67b09adefae5c6357189ba0da78b4b5a80724ed9a546e323e3"
+
+// emptyDevice is that of an empty device, for which the same holds.
+const emptyDevice = "bef6a97d27a81fa822f05dda9ec94251bd9627b97d2ca631dabbf400b94435e2"
 
 // seal makes a delivery with nothing but the standard library, as a broker does.
 func seal(t testing.TB, public, binding, key []byte, info string) api.KeyDelivery {
@@ -103,6 +106,39 @@ func TestDeliveryKey_refusesAnotherVolumeRecord(t *testing.T) {
 	d.Volume = record
 	if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) {
 		t.Errorf("a binding without a record: %v", err)
+	}
+}
+
+// Who carries a delivery cannot have the volume mounted elsewhere, or read-write.
+func TestDeliveryKey_refusesAnotherDevice(t *testing.T) {
+	t.Parallel()
+	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
+	device := api.AssignedDevice{ID: "dev", Identity: "i", Name: "n", Status: api.DeviceEncrypted, FileSystem: "ext4", MountPoint: "/mnt/a",
+		Access: api.AccessReadOnly, KeyBits: 256, Volume: &api.VolumeRecord{UUID: "u"}}
+	bound := wanted
+	var err error
+	if bound.DeviceSHA256, err = DeviceSHA256(device); err != nil {
+		t.Fatal(err)
+	}
+	good := seal(t, k.PublicKey(), bindingOf(t, bound), volumeKey, api.HPKEInfo)
+	good.Device = device
+	if _, err := k.Open(good, wanted); err != nil {
+		t.Fatalf("the device that the key is bound to: %v", err)
+	}
+	fields := reflect.ValueOf(&good.Device).Elem()
+	for i := range fields.NumField() {
+		d := good
+		f := reflect.ValueOf(&d.Device).Elem().Field(i)
+		f.Set(reflect.Zero(f.Type()))
+		if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) || !strings.Contains(err.Error(), "its device") {
+			t.Errorf("another %s: %v", fields.Type().Field(i).Name, err)
+		}
+	}
+	// The first version of the protocol bound no device.
+	bound.DeviceSHA256 = ""
+	old := seal(t, k.PublicKey(), bindingOf(t, bound), volumeKey, api.HPKEInfo)
+	if _, err := k.Open(old, wanted); !errors.Is(err, ErrDelivery) {
+		t.Errorf("a binding without a device: %v", err)
 	}
 }
 

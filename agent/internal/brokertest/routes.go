@@ -278,6 +278,9 @@ func (b *Broker) seal(public []byte, d *Device, binding api.DeliveryBinding) api
 	if binding.VolumeSHA256, err = client.VolumeSHA256(volume); err != nil {
 		panic(err)
 	}
+	if binding.DeviceSHA256, err = client.DeviceSHA256(d.AssignedDevice); err != nil {
+		panic(err)
+	}
 	aad, err := json.Marshal(binding)
 	if err != nil {
 		panic(err)

@@ -96,15 +96,25 @@ func (s *Service) logOn(ctx context.Context, in api.LogOn, address, userAgent st
 		if refusal, err = s.judge(t, u, ok && u.PasswordHash == user.PasswordHash, address); err != nil || refusal != nil {
 			return err
 		}
+		stage, err := s.stage(t, account, &u, in.Code)
+		if errors.Is(err, errWrongCode) {
+			refusal, err = s.judge(t, u, false, address)
+			return err
+		}
+		if err != nil {
+			return err
+		}
 		now := tx.Now()
-		u.FailedLogOns, u.LockedUntil, u.LastLogOnAt = 0, nil, &now
+		if stage != api.StageCode { // wrong codes go on counting until a right one comes
+			u.FailedLogOns, u.LockedUntil, u.LastLogOnAt = 0, nil, &now
+		}
 		if rehashed != "" {
 			u.PasswordHash = rehashed
 		}
 		if err := store.In[store.User](t).Update(&u); err != nil {
 			return err
 		}
-		out, err = openSession(t, u, token, address, userAgent)
+		out, err = openSession(t, u, stage, token, address, userAgent)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
@@ -172,7 +182,7 @@ func findUser(t *store.Tenant, name string) (store.User, error) {
 	return store.In[store.User](t).First(store.EqFold("name", name))
 }
 
-func openSession(t *store.Tenant, u store.User, token, address, userAgent string) (api.LoggedOn, error) {
+func openSession(t *store.Tenant, u store.User, stage api.Stage, token, address, userAgent string) (api.LoggedOn, error) {
 	table := store.In[store.Session](t)
 	old, err := table.List(store.Eq("user_id", u.ID), store.Asc("last_seen_at"))
 	if err != nil {
@@ -185,16 +195,34 @@ func openSession(t *store.Tenant, u store.User, token, address, userAgent string
 	}
 	hash := sha256.Sum256([]byte(token))
 	row := store.Session{UserID: u.ID, TokenHash: hash[:], Address: address, UserAgent: clip(userAgent, 256), LastSeenAt: t.Now(), ExpiresAt: t.Now().Add(SessionLife)}
+	row.Stage = string(stage)
+	event, detail := "user.logged-on", map[string]string{"address": address}
+	switch now := t.Now(); {
+	case stage == api.StageCode:
+		row.ExpiresAt, event = now.Add(codeLife), "user.log-on-begun"
+	case u.FactorSince != nil:
+		row.FactorAt, detail["second_factor"] = &now, "shown"
+	}
 	if err := table.Insert(&row); err != nil {
 		return api.LoggedOn{}, err
 	}
-	err = audit.Append(t, audit.Entry{Category: audit.User, Event: "user.logged-on", Actor: "user:" + u.Name, Subject: u.ID,
-		Detail: map[string]string{"address": address, "session": row.ID}})
-	return api.LoggedOn{Token: token, SessionID: row.ID, ExpiresAt: row.ExpiresAt, User: viewUser(u)}, err
+	detail["session"] = row.ID
+	err = audit.Append(t, audit.Entry{Category: audit.User, Event: event, Actor: "user:" + u.Name, Subject: u.ID, Detail: detail})
+	return api.LoggedOn{Token: token, SessionID: row.ID, ExpiresAt: row.ExpiresAt, User: viewUser(u), Stage: stage}, err
 }
 
-// Authenticate finds the person of a session token and notes that the session is in use.
+// Authenticate finds the person of a session token and notes that the session is in use. Who has not shown a second
+// factor yet, where one is needed, is refused.
 func (s *Service) Authenticate(ctx context.Context, token, address string) (tenant.Principal, error) {
+	p, err := s.AuthenticateAny(ctx, token, address)
+	if err == nil && p.Stage != api.StageComplete {
+		return tenant.Principal{}, StageProblem(p.Stage)
+	}
+	return p, err
+}
+
+// AuthenticateAny is Authenticate for the few calls that a session in a stage may make; the caller looks at the stage.
+func (s *Service) AuthenticateAny(ctx context.Context, token, address string) (tenant.Principal, error) {
 	if token == "" || len(token) > 256 {
 		return tenant.Principal{}, problem.Unauthenticated()
 	}
@@ -210,7 +238,12 @@ func (s *Service) Authenticate(ctx context.Context, token, address string) (tena
 			return store.ErrNotFound
 		}
 		u, err := store.In[store.User](tx.Tenant(row.AccountID)).Get(row.UserID)
-		p = tenant.Principal{AccountID: row.AccountID, UserID: u.ID, UserName: u.Name, Role: u.Role, SessionID: row.ID, Address: address}
+		if err != nil {
+			return err
+		}
+		p = tenant.Principal{AccountID: row.AccountID, UserID: u.ID, UserName: u.Name, Role: u.Role, SessionID: row.ID, Address: address,
+			Stage: api.Stage(row.Stage), FactorAt: row.FactorAt}
+		p.Stage, err = stageNow(tx, u, p.Stage)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {

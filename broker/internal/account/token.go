@@ -61,7 +61,7 @@ func (s *Service) CreateToken(ctx context.Context, p tenant.Principal, in api.En
 	var row store.EnrolToken
 	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		row = store.EnrolToken{Description: in.Description, SecretHash: hash[:], UsesLeft: in.Uses, ExpiresAt: tx.Now().Add(life), CreatedBy: p.Actor()}
+		row = store.EnrolToken{Description: in.Description, SecretHash: hash[:], UsesLeft: in.Uses, ExpiresAt: tx.Now().Add(life), CreatedBy: p.Actor(), CreatedByID: p.UserID}
 		if err := store.In[store.EnrolToken](t).Insert(&row); err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ import (
 
 func viewUser(u store.User) api.User {
 	return api.User{ID: u.ID, Name: u.Name, DisplayName: u.DisplayName, Email: u.Email, Role: u.Role, LockedUntil: u.LockedUntil,
-		LastLogOnAt: u.LastLogOnAt, CreatedAt: u.CreatedAt}
+		LastLogOnAt: u.LastLogOnAt, CreatedAt: u.CreatedAt, SecondFactorSince: u.FactorSince}
 }
 
 // Users lists the account's users by name.

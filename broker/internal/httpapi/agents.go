@@ -31,6 +31,13 @@ const (
 	enrolInterval = time.Second
 )
 
+// Calls that one enrolled machine may make: a burst, enough for its start with hundreds of devices, and then one each
+// interval. A machine that was taken over must not keep the broker from the others.
+const (
+	machineBurst    = 5000
+	machineInterval = 5 * time.Millisecond
+)
+
 // AgentCall is the input of a machine's call with a body. RawBody is what an idempotency key stands for.
 type AgentCall[T any] struct {
 	Key     string `header:"Idempotency-Key"`
@@ -70,6 +77,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		}
 		return c.Next()
 	})
+	r.limitMachines(newLimiter(machineBurst, machineInterval, d.Clock))
 	machine := func(method, path, summary string) Route {
 		return Route{Method: method, Path: path, Machine: true, Summary: summary}
 	}

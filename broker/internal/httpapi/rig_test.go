@@ -319,8 +319,14 @@ func (o *org) enrolment(host string) (*ecdsa.PrivateKey, api.EnrolRequest) {
 // machine enrols a machine of a name.
 func (o *org) machine(host string) *box {
 	o.t.Helper()
+	return o.machineBy(host, o.token(1))
+}
+
+// machineBy enrols a machine with a token.
+func (o *org) machineBy(host, token string) *box {
+	o.t.Helper()
 	key, in := o.enrolment(host)
-	res, err := client.Enrol(o.t.Context(), client.EnrolOptions{URL: o.agentsAt, Token: o.token(1), Request: in})
+	res, err := client.Enrol(o.t.Context(), client.EnrolOptions{URL: o.agentsAt, Token: token, Request: in})
 	if err != nil {
 		o.t.Fatalf("enrol %s: %v", host, err)
 	}

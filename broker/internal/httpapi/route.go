@@ -52,7 +52,12 @@ type Router struct {
 	log    *slog.Logger
 	prefix string
 	routes []Route
+	// machines slows single machines down; nil on interfaces of people.
+	machines *limiter
 }
+
+// limitMachines bounds the calls of each machine.
+func (r *Router) limitMachines(l *limiter) { r.machines = l }
 
 // NewRouter makes the router of an interface under a prefix such as "/api/v1". Its OpenAPI document is served, open to
 // everybody, at PREFIX/openapi.json (3.1) and PREFIX/openapi-3.0.json.
@@ -166,6 +171,14 @@ func (r *Router) admit(rt Route) func(huma.Context, func(huma.Context)) {
 				r.log.Error("writing a refusal failed", "error", err)
 			}
 			return
+		}
+		if r.machines != nil && p.Instance != "" {
+			if wait, ok := r.machines.allow(p.Instance); !ok {
+				if err := refuse(c, r.log, problem.TooMany(wait)); err != nil {
+					r.log.Error("writing a refusal failed", "error", err)
+				}
+				return
+			}
 		}
 		next(huma.WithValue(ctx, principalKey{}, p))
 	}

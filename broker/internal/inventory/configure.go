@@ -83,6 +83,7 @@ func (s *Service) configure(t *store.Tenant, p tenant.Principal, d *store.Device
 	if same && d.Status != api.DeviceEncryptionError {
 		return s.saved(t, p, d)
 	}
+	d.ConfiguredBy = p.UserID
 	event := Configured
 	if d.Status == api.DeviceEncryptionError {
 		event = RetrySaved
@@ -149,7 +150,14 @@ func (f faults) configuration(t *store.Tenant, d store.Device) error {
 		return nil
 	}
 	others, err := store.In[store.Device](t).List(store.Eq("instance_id", d.InstanceID), store.Eq("mount_point", d.MountPoint), store.Ne("id", d.ID))
-	if err == nil && len(others) > 0 {
+	if err != nil {
+		return err
+	}
+	pool, err := store.In[store.Policy](t).Count(store.Eq("id", d.PolicyID), store.Eq("resource_pool", true))
+	if pool > 0 { // of a pool a machine gets one device, so they may share a mount point
+		others = slices.DeleteFunc(others, func(o store.Device) bool { return o.PolicyID == d.PolicyID })
+	}
+	if len(others) > 0 {
 		f["mount_point"] = fmt.Sprintf("is that of device %q on the same machine", others[0].Name)
 	}
 	return err

@@ -119,6 +119,7 @@ func (s *Service) enrol(t *store.Tenant, address, tokenID string, in api.EnrolRe
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
+	inst.EnrolledBy = token.CreatedByID
 	cert, err := s.certify(&inst, in.CSR)
 	if err != nil {
 		return api.EnrolResponse{}, err
@@ -180,6 +181,12 @@ func (s *Service) instance(t *store.Tenant, address, imageID string, in api.Enro
 	}
 	describe(&inst, imageID, in.Instance)
 	inst.SourceIP, inst.EnrolledAt = address, t.Now()
+	if !again {
+		inst.FirstSeenAt = inst.EnrolledAt
+	}
+	// A new certificate is a new machine: nothing else can use the identity any more.
+	inst.RunID, inst.BootID, inst.Generation, inst.RunSince, inst.FormerRuns = "", "", 0, nil, nil
+	inst.Suspicion, inst.SuspectedAt = "", nil
 	return inst, again, nil
 }
 

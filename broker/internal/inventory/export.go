@@ -14,6 +14,7 @@ import (
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/problem"
+	"keyward/broker/internal/stepup"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -45,6 +46,9 @@ func (s *Service) Export(ctx context.Context, p tenant.Principal, in api.ExportW
 	var account keystore.AccountKey
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
+		if err := stepup.Require(t, p); err != nil {
+			return err
+		}
 		var err error
 		if account, err = AccountKey(t); err != nil {
 			return err

@@ -20,7 +20,7 @@ func (s *Service) Instances(ctx context.Context, p tenant.Principal, q InstanceQ
 		t := tx.Tenant(p.AccountID)
 		// Without evidence, which is large.
 		filters := []store.Filter{store.Asc("host_name"), store.Only("id", "identity", "provider", "host_name", "location", "image_id",
-			"agent_version", "first_seen_at", "last_seen_at", "source_ip", "missing",
+			"agent_version", "first_seen_at", "last_seen_at", "source_ip", "missing", "suspicion", "suspected_at",
 			"cert_expires_at", "revoked_at", "key_conflict", "from_image")}
 		if q.Image != "" {
 			filters = append(filters, store.Eq("image_id", q.Image))
@@ -85,7 +85,7 @@ func imageNames(t *store.Tenant) (map[string]string, error) {
 func instanceView(r store.Instance, images map[string]string) api.Instance {
 	out := api.Instance{ID: r.ID, Identity: r.Identity, Provider: r.Provider, HostName: r.HostName, Location: r.Location,
 		ImageID: r.ImageID, ImageName: images[r.ImageID], AgentVersion: r.AgentVersion, FirstSeenAt: r.FirstSeenAt,
-		LastSeenAt: r.LastSeenAt, SourceIP: r.SourceIP, Missing: r.Missing, FromImage: r.FromImage,
+		LastSeenAt: r.LastSeenAt, SourceIP: r.SourceIP, Missing: r.Missing, Suspicion: r.Suspicion, SuspectedAt: r.SuspectedAt, FromImage: r.FromImage,
 		CertificateRevokedAt: r.RevokedAt, KeyConflict: r.KeyConflict}
 	if r.RevokedAt == nil {
 		out.CertificateExpiresAt = &r.CertExpiresAt

@@ -70,7 +70,7 @@ func (s *Service) CopyConfiguration(ctx context.Context, p tenant.Principal, id,
 		if has {
 			d.Platform, d.FileSystem, d.MountPoint, d.Access, d.KeyBits = source.Platform, source.FileSystem, source.MountPoint, source.Access, source.KeyBits
 			// A person says that this machine's device is the clone.
-			d.Volume, d.HomeInstanceID = source.Volume, d.InstanceID
+			d.Volume, d.HomeInstanceID, d.ConfiguredBy = source.Volume, d.InstanceID, p.UserID
 		}
 		if _, err := Move(t, p, &d, ConfigurationCopied, Ctx{Single: d.RAIDSetID == "", SourceHasKey: has}, ""); err != nil {
 			return err

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
@@ -67,12 +69,23 @@ func Seen(t *store.Tenant, p tenant.Principal, inst *store.Instance) error {
 
 // reconcile makes the rows of a machine's devices what the machine sees.
 func (s *Service) reconcile(t *store.Tenant, p tenant.Principal, inst store.Instance, found []api.InventoryDevice) error {
+	sighted, err := Sighted(t, inst.ID)
+	if err != nil {
+		return err
+	}
 	present := make(map[string]bool, len(found))
+	here := make(map[string]bool, len(found))
 	for _, d := range found {
 		present[d.Identity] = true
-		if err := s.saw(t, p, inst, d); err != nil {
+		id, err := s.saw(t, p, inst, d, sighted)
+		if err != nil {
 			return err
 		}
+		here[id] = true
+	}
+	maps.DeleteFunc(sighted, func(id string, _ bool) bool { return here[id] })
+	if err := forget(t, p, inst, slices.Sorted(maps.Keys(sighted))); err != nil {
+		return err
 	}
 	mine, err := store.In[store.Device](t).List(store.Eq("instance_id", inst.ID))
 	if err != nil {
@@ -92,24 +105,36 @@ func (s *Service) reconcile(t *store.Tenant, p tenant.Principal, inst store.Inst
 	return settleSets(t, p)
 }
 
-func (s *Service) saw(t *store.Tenant, p tenant.Principal, inst store.Instance, in api.InventoryDevice) error {
-	devices := store.In[store.Device](t)
-	d, err := devices.First(store.Eq("provider", inst.Provider), store.Eq("identity", in.Identity))
+// saw records one device of a report and returns its ID.
+func (s *Service) saw(t *store.Tenant, p tenant.Principal, inst store.Instance, in api.InventoryDevice, sighted map[string]bool) (string, error) {
+	d, err := store.In[store.Device](t).First(store.Eq("provider", inst.Provider), store.Eq("identity", in.Identity))
 	if errors.Is(err, store.ErrNotFound) {
-		return s.discovered(t, p, inst, in)
+		return s.discovered(t, p, inst, in, sighted)
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
+	takes, err := sight(t, d, inst.ID, sighted)
+	if err != nil {
+		return "", err
+	}
+	return d.ID, s.update(t, p, inst, d, in, takes || d.Status == api.DeviceUndetected)
+}
+
+// update brings the row of a known device up to date. takes makes it the reporting machine's.
+func (s *Service) update(t *store.Tenant, p tenant.Principal, inst store.Instance, d store.Device, in api.InventoryDevice, takes bool) error {
 	before := d
-	d.Size, d.Information, d.Contents, d.InstanceID = in.Size, in.Information, in.Contents, inst.ID
-	if d.Status == api.DeviceNotConfigured {
+	d.Size, d.Information, d.Contents = in.Size, in.Information, in.Contents
+	if takes {
+		d.InstanceID = inst.ID
+	}
+	if d.Status == api.DeviceNotConfigured && takes {
 		d.ImageID = inst.ImageID
 	}
 	if d.StatusDetail == textMissing {
 		d.StatusDetail = ""
 	}
-	if before.InstanceID != inst.ID {
+	if before.InstanceID != d.InstanceID {
 		if err := audit.Append(t, audit.Entry{Category: "agent", Event: "device.moved", Actor: p.Actor(), Subject: d.ID,
 			Detail: map[string]string{"name": d.Name, "from": before.InstanceID, "to": inst.ID}}); err != nil {
 			return err
@@ -123,20 +148,23 @@ func (s *Service) saw(t *store.Tenant, p tenant.Principal, inst store.Instance, 
 	if reflect.DeepEqual(before, d) {
 		return nil
 	}
-	return devices.Update(&d)
+	return store.In[store.Device](t).Update(&d)
 }
 
-func (s *Service) discovered(t *store.Tenant, p tenant.Principal, inst store.Instance, in api.InventoryDevice) error {
+func (s *Service) discovered(t *store.Tenant, p tenant.Principal, inst store.Instance, in api.InventoryDevice, sighted map[string]bool) (string, error) {
 	home, err := policyset.Default(t)
 	if err != nil {
-		return err
+		return "", err
 	}
 	d := store.Device{Provider: inst.Provider, Identity: in.Identity, Name: cut(in.Name, maxName), Information: in.Information,
 		Contents: in.Contents, Size: in.Size, Status: api.DeviceNotConfigured, PolicyID: home.ID, InstanceID: inst.ID, ImageID: inst.ImageID}
 	if err := store.In[store.Device](t).Insert(&d); err != nil {
-		return fmt.Errorf("recording device %q: %w", in.Identity, err)
+		return "", fmt.Errorf("recording device %q: %w", in.Identity, err)
 	}
-	return audit.Append(t, audit.Entry{Category: "agent", Event: "device.added", Actor: p.Actor(), Subject: d.ID,
+	if _, err := sight(t, d, inst.ID, sighted); err != nil {
+		return "", err
+	}
+	return d.ID, audit.Append(t, audit.Entry{Category: "agent", Event: "device.added", Actor: p.Actor(), Subject: d.ID,
 		Detail: map[string]string{"name": d.Name, "identity": d.Identity, "size": fmt.Sprint(d.Size), "contents": d.Contents, "instance": inst.ID}})
 }
 
@@ -152,7 +180,7 @@ func (s *Service) Assigned(ctx context.Context, p tenant.Principal) (api.DeviceL
 }
 
 func assigned(t *store.Tenant, instanceID string) (api.DeviceList, error) {
-	rows, err := store.In[store.Device](t).List(store.Eq("instance_id", instanceID))
+	rows, err := SightedDevices(t, instanceID)
 	if err != nil {
 		return api.DeviceList{}, err
 	}

@@ -78,6 +78,7 @@ func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID stri
 				fmt.Sprintf("Device %q holds: %s. Encrypting it destroys that for ever.", d.Name, d.Contents),
 				"Choose another device, or say that its contents may be destroyed.")
 		}
+		d.ConfiguredBy = p.UserID
 		if _, err := inventory.Move(t, p, &d, inventory.EncryptAsked, inventory.Ctx{Complete: inventory.Complete(d), NotRoot: true,
 			Single: d.RAIDSetID == "", Empty: empty, Destroy: in.Destroy}, "Waiting for the machine to begin."); err != nil {
 			return err

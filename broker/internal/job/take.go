@@ -60,11 +60,10 @@ func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency
 			return api.KeyDelivery{}, err
 		}
 		out, err := keystore.SealFor(s.Root, in.PublicKey, api.DeliveryBinding{Purpose: keystore.PurposeEncryptJob, AccountID: p.AccountID,
-			RequestID: j.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: in.Nonce, LeaseSeconds: keyLease}, account, inventory.WrappedKey(key), api.VolumeRecord{})
+			RequestID: j.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: in.Nonce, LeaseSeconds: keyLease}, account, inventory.WrappedKey(key), api.VolumeRecord{}, inventory.AssignedView(d))
 		if err != nil {
 			return api.KeyDelivery{}, fmt.Errorf("sealing the key of job %s: %w", j.ID, err)
 		}
-		out.Device = inventory.AssignedView(d)
 		return out, nil
 	})
 }

@@ -100,7 +100,11 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return none, err
 	}
-	if err != nil || d.InstanceID != p.Instance {
+	sees, sawErr := inventory.Sees(t, d.ID, p.Instance)
+	if sawErr != nil {
+		return none, sawErr
+	}
+	if err != nil || !sees {
 		return none, s.foreign(t, p, in.DeviceID)
 	}
 	if d.Volume == nil || d.Status != api.DeviceEncrypted && d.Status != api.DeviceInUse {
@@ -111,18 +115,28 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 		return none, problem.New(409, "device-in-raid-set", "The device belongs to a RAID set",
 			"Its volume is one part of a RAID 0 set and cannot be opened alone.", "Delete the RAID set to use its devices one by one.")
 	}
-	if err := exclusive(t, d, p.Instance); err != nil {
-		return none, err
-	}
 	inst, err := store.In[store.Instance](t).Get(p.Instance)
 	if err != nil {
 		return none, err
 	}
-	previous, err := newest(t, d.ID, p.Instance)
-	if err != nil {
+	if err := s.meet(t, p, &inst, in.Run); err != nil {
 		return none, err
 	}
 	pol, err := policyOf(t, d.PolicyID)
+	if err != nil {
+		return none, err
+	}
+	got := allotment{device: d}
+	if pol.ResourcePool {
+		got, err = allot(t, pol, d, inst)
+	} else {
+		err = exclusive(t, d, p.Instance, "")
+	}
+	if err != nil {
+		return none, err
+	}
+	d = got.device
+	previous, err := newest(t, d.ID, p.Instance)
 	if err != nil {
 		return none, err
 	}
@@ -132,36 +146,54 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 	}
 	c := change{event: EventAsked, reason: verdict.Reason, ctx: Ctx{Verdict: verdict, PolicyDecides: true},
 		detail: map[string]string{"address": p.Address}}
-	why, person, err := askPerson(t, d, inst, previous)
+	why, person, err := askPerson(t, pol, d, inst, previous)
 	if err != nil {
 		return none, err
+	}
+	if why != "" && !person {
+		c.detail["home"] = d.HomeInstanceID
+	}
+	waits := ""
+	if got.none != "" {
+		why, waits = got.none, waitsForPool
+	}
+	if previous != nil {
+		stays, err := s.replace(t, p, previous, inst, in.Run)
+		if err != nil {
+			return none, err
+		}
+		switch {
+		case !stays.keeps:
+			c.ctx.Former = stays.former(pol.ID, verdict, t.Now())
+		case why == "":
+			why, waits = stays.why, waitsForSilence
+		}
 	}
 	c.ctx.PolicyDecides = why == ""
 	if why != "" && !person && verdict.Action != api.ActionDeny {
 		c.reason = why + " " + verdict.Reason
-		c.detail["home"] = d.HomeInstanceID
-	}
-	if previous != nil {
-		c.ctx.Former = former(*previous, pol.ID, verdict, t.Now())
-		if err := s.supersede(t, p, previous); err != nil {
-			return none, err
-		}
 	}
 	number, err := nextNumber(t)
 	if err != nil {
 		return none, err
 	}
 	r := store.KeyRequest{Number: number, DeviceID: d.ID, InstanceID: inst.ID, ImageID: inst.ImageID, PolicyID: pol.ID,
-		Verdict: verdict, Evidence: in.Evidence, SourceIP: p.Address, Nonce: in.Nonce, PublicKey: in.PublicKey}
+		Verdict: verdict, Evidence: in.Evidence, SourceIP: p.Address, Nonce: in.Nonce, PublicKey: in.PublicKey,
+		ApprovalsNeeded: max(pol.ApprovalsNeeded, 1), SeparateApprover: pol.SeparateApprover, WaitsFor: waits}
+	if in.Run != nil {
+		r.RunID = in.Run.ID
+	}
+	if d.ID != in.DeviceID {
+		r.RequestedDeviceID = in.DeviceID
+	}
+	ends := t.Now().Add(requestLife(pol))
+	r.ExpiresAt = &ends
 	res, err := s.move(t, p, &r, c)
 	if err != nil {
 		return none, err
 	}
-	if withinLeaseTaken(res) {
-		r.Reason = "Re-delivery within the lease: this machine held the key, and its evidence is no worse than when that was approved."
-		if err := store.In[store.KeyRequest](t).Update(&r); err != nil {
-			return none, err
-		}
+	if err := explainWithinLease(t, &r, res); err != nil {
+		return none, err
 	}
 	if person {
 		if err := stands(t, p, &r); err != nil {
@@ -190,23 +222,22 @@ func (s *Service) foreign(t *store.Tenant, p tenant.Principal, deviceID string) 
 		"The device was not in this machine's last inventory.", "Publish the inventory again, then ask for a device that it lists."))
 }
 
-// exclusive refuses a key that another machine holds, or may still hold. A read-only volume may be shared.
-func exclusive(t *store.Tenant, d store.Device, instanceID string) error {
-	if d.Access == api.AccessReadOnly {
+// explainWithinLease says why nobody was asked, where that is so.
+func explainWithinLease(t *store.Tenant, r *store.KeyRequest, res Result) error {
+	if !withinLeaseTaken(res) {
 		return nil
 	}
-	rows, err := store.In[store.KeyRequest](t).List(store.Eq("device_id", d.ID), store.Ne("instance_id", instanceID),
-		store.OneOf("status", keyOut()))
-	if err != nil || len(rows) == 0 {
-		return err
+	r.Reason = "Re-delivery within the lease: this machine held the key, and its evidence is no worse than when that was approved."
+	return store.In[store.KeyRequest](t).Update(r)
+}
+
+// requestLife is how long a request waits for people: long enough for the policy's own timer.
+func requestLife(pol store.Policy) time.Duration {
+	life := pendingLife
+	if pol.RequestSeconds > 0 {
+		life = seconds(pol.RequestSeconds)
 	}
-	name := rows[0].InstanceID
-	if other, err := store.In[store.Instance](t).Get(name); err == nil {
-		name = other.HostName
-	}
-	return problem.New(409, "device-in-use", "The device is in use by another machine",
-		fmt.Sprintf("Machine %q holds the key of %q read-write (request %d, %s).", name, d.Name, rows[0].Number, rows[0].Status),
-		"Stop its use there, or revoke that key, and ask again.")
+	return max(life, seconds(pol.ApproveAfterSeconds)+time.Minute)
 }
 
 // keyOut are the statuses in which a machine may hold the key.
@@ -223,6 +254,34 @@ func newest(t *store.Tenant, deviceID, instanceID string) (*store.KeyRequest, er
 		return nil, nil
 	}
 	return &r, err
+}
+
+// predecessor is what became of a machine's earlier request when a new one was made.
+type predecessor struct {
+	request store.KeyRequest // as it was
+	keeps   bool             // it stands beside the new one, because its key may be in use by another boot
+	why     string
+}
+
+func (e predecessor) former(policyID string, v api.Verdict, at time.Time) *State {
+	return former(e.request, policyID, v, at)
+}
+
+// replace ends the machine's earlier request: who asks has no key. It does not when the key of that one was given to
+// another boot that must be believed to be alive, for then it is not the same machine that asks.
+func (s *Service) replace(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, inst store.Instance, run *api.Run) (predecessor, error) {
+	before := predecessor{request: *r}
+	if KeyOut(r.Status) && run != nil && r.RunID != run.ID {
+		why, err := alive(t, inst, *r)
+		if err != nil {
+			return before, err
+		}
+		if why != "" || inst.Suspicion != "" {
+			before.keeps, before.why = true, why
+			return before, nil
+		}
+	}
+	return before, s.supersede(t, p, r)
 }
 
 // supersede ends the machine's earlier request, which a new one replaces: who asks has no key.
@@ -292,7 +351,8 @@ func appraise(t *store.Tenant, pol store.Policy, d store.Device, inst store.Inst
 		Evidence: e, Observed: observed(inst, address, asked), DeviceInPolicy: d.PolicyID == pol.ID,
 		// A device that is assigned to an image belongs to machines of that image only, unless it is one to read from:
 		// that may be shared, and Native machines have an image each.
-		ImageInPolicy: in > 0 && (d.ImageID == "" || d.ImageID == inst.ImageID || d.Access == api.AccessReadOnly),
+		// The devices of a resource pool are for any machine of the policy.
+		ImageInPolicy: in > 0 && (d.ImageID == "" || d.ImageID == inst.ImageID || d.Access == api.AccessReadOnly || pol.ResourcePool),
 		Now:           t.Now(),
 	}), nil
 }

@@ -19,11 +19,6 @@ import (
 // maxReason is the longest reason of a decision, in characters.
 const maxReason = 1024
 
-// Approve approves a pending request.
-func (s *Service) Approve(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
-	return s.decide(ctx, p, id, in, EventApproved, "Approved by "+p.UserName+".")
-}
-
 // Deny refuses a request whose key has not been delivered.
 func (s *Service) Deny(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
 	return s.decide(ctx, p, id, in, EventDenied, "Denied by "+p.UserName+".")
@@ -40,6 +35,20 @@ func (s *Service) Ignore(ctx context.Context, p tenant.Principal, id string, in 
 }
 
 func (s *Service) decide(ctx context.Context, p tenant.Principal, id string, in api.Decision, e Event, what string) error {
+	return s.decision(ctx, p, id, in, func(t *store.Tenant, r *store.KeyRequest, reason string) error {
+		c := change{event: e, reason: what}
+		if reason != "" {
+			c.reason += " Reason: " + reason
+		}
+		now := t.Now()
+		r.DecidedBy, r.DecidedAt = p.UserName, &now
+		_, err := s.move(t, p, r, c)
+		return err
+	})
+}
+
+// decision checks what all decisions have in common and carries one out on the version that the person saw.
+func (s *Service) decision(ctx context.Context, p tenant.Principal, id string, in api.Decision, carry func(*store.Tenant, *store.KeyRequest, string) error) error {
 	in.Reason = strings.TrimSpace(in.Reason)
 	if utf8.RuneCountInString(in.Reason) > maxReason || !plain(in.Reason, 4*maxReason) {
 		return problem.Invalid("reason", "is longer than 1024 characters or not plain text")
@@ -59,19 +68,7 @@ func (s *Service) decide(ctx context.Context, p tenant.Principal, id string, in 
 				return problem.Stale("key request")
 			}
 		}
-		if e == EventApproved {
-			if err := deliverable(t, r); err != nil {
-				return err
-			}
-		}
-		c := change{event: e, reason: what}
-		if in.Reason != "" {
-			c.reason += " Reason: " + in.Reason
-		}
-		now := t.Now()
-		r.DecidedBy, r.DecidedAt = p.UserName, &now
-		_, err = s.move(t, p, &r, c)
-		return err
+		return carry(t, &r, in.Reason)
 	})
 }
 
@@ -85,7 +82,7 @@ func deliverable(t *store.Tenant, r store.KeyRequest) error {
 		return problem.Conflict("The device was deleted or unconfigured since the request, so there is no key to approve.",
 			"Deny the request, or let the machine ask again.")
 	}
-	return exclusive(t, d, r.InstanceID)
+	return exclusive(t, d, r.InstanceID, r.ID)
 }
 
 // unknown are the ratings of requests that no policy could judge because of who is in it.
@@ -132,7 +129,12 @@ func (s *Service) AssignPolicy(ctx context.Context, p tenant.Principal, id strin
 		if err != nil {
 			return err
 		}
-		r.PolicyID, r.Verdict, r.ImageID = pol.ID, verdict, inst.ImageID
+		r.PolicyID, r.Verdict, r.ImageID, r.AssignedBy = pol.ID, verdict, inst.ImageID, p.UserID
+		// The demands only grow: a lax policy is no way around a strict one. What was approved was another judgement.
+		r.ApprovalsNeeded, r.SeparateApprover = max(r.ApprovalsNeeded, pol.ApprovalsNeeded), r.SeparateApprover || pol.SeparateApprover
+		if _, err := store.In[store.KeyRequestApproval](t).DeleteWhere(store.Eq("request_id", r.ID)); err != nil {
+			return err
+		}
 		_, err = s.move(t, p, &r, change{event: EventPolicyAssigned, reason: verdict.Reason, ctx: Ctx{Verdict: verdict, PolicyDecides: decides},
 			detail: map[string]string{"policy_name": pol.Name}})
 		return err

@@ -36,6 +36,16 @@ func (s *Service) Status(ctx context.Context, p tenant.Principal, id string, wai
 	return out, err
 }
 
+// trusted refuses a key that was approved before its machine came under suspicion. What a person approves afterwards counts.
+func trusted(t *store.Tenant, r store.KeyRequest) error {
+	inst, err := store.In[store.Instance](t).Get(r.InstanceID)
+	if err != nil || inst.Suspicion == "" || inst.SuspectedAt == nil || r.DecidedAt != nil && r.DecidedAt.After(*inst.SuspectedAt) {
+		return err
+	}
+	return problem.New(409, "machine-suspected", "The machine may exist twice", inst.Suspicion,
+		"Ask again: a person decides, or clears the machine once there is only one.")
+}
+
 // Deliver seals the key of an approved request to its machine, once. Delivered and its audit record are committed with
 // the sealed answer, before it leaves.
 func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.DeliveryRequest) (api.KeyDelivery, error) {
@@ -61,11 +71,18 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return none, err
 		}
-		if err != nil || d.Volume == nil || d.InstanceID != p.Instance {
+		sees, sawErr := inventory.Sees(t, d.ID, p.Instance)
+		if sawErr != nil {
+			return none, sawErr
+		}
+		if err != nil || d.Volume == nil || !sees {
 			return none, problem.Conflict("The device was deleted, unconfigured or moved to another machine since the request.",
 				"Publish the inventory and ask again.")
 		}
-		if err := exclusive(t, d, p.Instance); err != nil {
+		if err := exclusive(t, d, p.Instance, r.ID); err != nil {
+			return none, err
+		}
+		if err := trusted(t, r); err != nil {
 			return none, err
 		}
 		key, err := inventory.CurrentKey(t, d.ID)
@@ -81,11 +98,10 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		}
 		lease := int64(r.LeaseExpiresAt.Sub(*r.DeliveredAt) / time.Second)
 		out, err := keystore.SealFor(s.Root, r.PublicKey, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
-			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key), *d.Volume)
+			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key), *d.Volume, inventory.AssignedView(d))
 		if err != nil {
 			return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, err)
 		}
-		out.Device = inventory.AssignedView(d)
 		return out, nil
 	})
 }

@@ -36,6 +36,9 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 			return err
 		}
 		returned := inst.Missing
+		if err := s.meet(t, p, &inst, in.Run); err != nil {
+			return err
+		}
 		inst.Evidence = in.Evidence
 		if err := inventory.Seen(t, p, &inst); err != nil {
 			return err
@@ -105,7 +108,7 @@ func (s *Service) renew(t *store.Tenant, p tenant.Principal, held []api.HeldKey,
 
 // heartbeatSeconds is the smallest heartbeat of the policies of a machine's devices.
 func heartbeatSeconds(t *store.Tenant, instanceID string) (int64, error) {
-	devices, err := store.In[store.Device](t).List(store.Eq("instance_id", instanceID), store.Only("policy_id"))
+	devices, err := inventory.SightedDevices(t, instanceID)
 	if err != nil {
 		return 0, err
 	}

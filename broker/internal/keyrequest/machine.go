@@ -19,7 +19,8 @@ type Event string
 // The events.
 const (
 	EventAsked           Event = "asked"             // by the agent, with the verdict on its evidence
-	EventApproved        Event = "approved"          // by a person
+	EventSeconded        Event = "seconded"          // approved by a person, and others are still needed
+	EventApproved        Event = "approved"          // by a person, the last who is needed
 	EventDenied          Event = "denied"            // by a person
 	EventTimer           Event = "timer"             // nobody acted within the policy's delay
 	EventPolicyAssigned  Event = "policy-assigned"   // a person moved the device into a policy; a new verdict
@@ -70,6 +71,8 @@ type Ctx struct {
 	PolicyDecides bool
 	// TimerDue is true when the request's approval time was set and has passed.
 	TimerDue bool
+	// Enough is true when this person's approval is the last that the policy needs, with approved.
+	Enough bool
 	// OnCheckFailed is the policy's action, needed with check-failed.
 	OnCheckFailed CheckAction
 	// ScheduledChecks is true when the policy re-grants keys to instances that comply again.

@@ -30,6 +30,8 @@ var (
 	})
 	inOnePolicy = machine.When("device and image in the same policy", func(in input) bool { return assigned(in.Integrity) })
 	timerDue    = machine.When("an approval time that has passed", func(in input) bool { return in.TimerDue && in.PolicyDecides })
+	enough      = machine.When("as many people as the policy needs", func(in input) bool { return in.Enough })
+	tooFew      = machine.When("fewer people than the policy needs", func(in input) bool { return !in.Enough })
 	ratedGood   = machine.When("integrity Good", func(in input) bool { return in.Integrity == api.IntegrityGood })
 
 	nowGood = machine.When("a verdict of Good", func(in input) bool { return in.Verdict.Integrity == api.IntegrityGood })

@@ -28,6 +28,7 @@ func drawCtx(t *rapid.T) Ctx {
 			ApproveAfterSeconds: rapid.Int64Range(0, 1).Draw(t, "after"),
 		},
 		PolicyDecides:   rapid.Bool().Draw(t, "policy decides"),
+		Enough:          rapid.Bool().Draw(t, "enough"),
 		TimerDue:        rapid.Bool().Draw(t, "timer due"),
 		OnCheckFailed:   rapid.SampledFrom([]CheckAction{CheckNotify, CheckRevoke, CheckPostpone, ""}).Draw(t, "on check failed"),
 		ScheduledChecks: rapid.Bool().Draw(t, "scheduled checks"),
@@ -46,12 +47,12 @@ func entitled(s State, e Event, c Ctx) bool {
 	byPolicy := rated && c.Verdict.Action == api.ActionApprove && c.PolicyDecides
 	switch e {
 	case EventApproved:
-		return s.Integrity != api.IntegrityUnknownDevPolicy && s.Integrity != api.IntegrityUnknownImgPolicy && s.Integrity != api.IntegrityUnknownMismatch
+		return c.Enough && s.Integrity != api.IntegrityUnknownDevPolicy && s.Integrity != api.IntegrityUnknownImgPolicy && s.Integrity != api.IntegrityUnknownMismatch
 	case EventTimer:
 		return s.Integrity == api.IntegrityGood && c.TimerDue && c.PolicyDecides
-	case EventAsked:
+	case EventAsked, EventReappraised:
 		return byPolicy || (c.Former != nil && c.Former.Status == api.KeyDelivered && c.PolicyDecides && c.Verdict.Action != api.ActionDeny)
-	case EventPolicyAssigned, EventReappraised:
+	case EventPolicyAssigned:
 		return byPolicy
 	case EventCompliesAgain:
 		return c.PolicyDecides && c.ScheduledChecks && c.Verdict.Action != api.ActionDeny && (byPolicy || c.Verdict.Integrity == api.IntegrityGood)
@@ -141,7 +142,7 @@ func FuzzApply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status, integrity, event, verdict, action, check string, decides, due, rechecks bool, after int64) {
 		s := State{api.KeyStatus(status), api.Integrity(integrity)}
 		c := Ctx{Verdict: api.Verdict{Integrity: api.Integrity(verdict), Action: api.Action(action), ApproveAfterSeconds: after},
-			PolicyDecides: decides, TimerDue: due, OnCheckFailed: CheckAction(check), ScheduledChecks: rechecks}
+			PolicyDecides: decides, TimerDue: due, Enough: after%2 == 0, OnCheckFailed: CheckAction(check), ScheduledChecks: rechecks}
 		res, err := Apply(s, Event(event), c)
 		if err != nil {
 			return

@@ -48,6 +48,8 @@ var table = machine.Table[api.KeyStatus, Event, input]{
 		[]row{on(states{unborn}, EventAsked, guards{withinLease}, api.KeyApproved, effects{record("key-request.approved-within-lease")})},
 		judged(unborn, EventAsked, nil),
 		judged(api.KeyPending, EventPolicyAssigned, effects{record("key-request.policy-assigned")}),
+		[]row{on(states{api.KeyPending}, EventReappraised, guards{withinLease}, api.KeyApproved,
+			effects{do(EffectDisarmTimer), record("key-request.approved-within-lease")})},
 		judged(api.KeyPending, EventReappraised, nil),
 		decisions, deliveries, checks, revocations, endings, returns,
 	),
@@ -70,7 +72,8 @@ func judged(from api.KeyStatus, e Event, first effects) []row {
 }
 
 var decisions = []row{
-	on(states{api.KeyPending}, EventApproved, guards{inOnePolicy}, api.KeyApproved,
+	on(states{api.KeyPending}, EventSeconded, guards{inOnePolicy, tooFew}, stay, effects{record("key-request.seconded"), tell("approval-needed")}),
+	on(states{api.KeyPending}, EventApproved, guards{inOnePolicy, enough}, api.KeyApproved,
 		effects{do(EffectDisarmTimer), record("key-request.approved")}),
 	on(waiting, EventDenied, nil, api.KeyDenied,
 		effects{do(EffectDisarmTimer), record("key-request.denied"), do(EffectClose)}),
@@ -154,6 +157,7 @@ var returns = []row{
 // help tells the reader of a refusal what the event is for.
 var help = map[Event]string{
 	EventAsked:           "a request is judged once; the agent asks anew",
+	EventSeconded:        "only a pending request can be approved; assign the device to a policy of the machine's image first if it is in none",
 	EventApproved:        "only a pending request can be approved; assign the device to a policy of the machine's image first if it is in none",
 	EventDenied:          "deny before delivery; a delivered key is revoked instead",
 	EventTimer:           "only a pending request that matched every rule approves itself",

@@ -46,11 +46,17 @@ policy-assigned bad deny     .    Deny .    .    .    .    .    .    .    .    .
 policy-assigned good approve person .    Pend .    .    .    .    .    .    .    .    .
 re-appraised good approve    .    Appr .    .    .    .    .    .    .    .    .
 re-appraised good manual     .    Pend .    .    .    .    .    .    .    .    .
+re-appraised good manual former .  Appr .    .    .    .    .    .    .    .    .
+re-appraised good manual former person . Pend .   .    .    .    .    .    .    .    .
 re-appraised bad deny        .    Deny .    .    .    .    .    .    .    .    .
-approved                     .    Appr .    .    .    .    .    .    .    .    .
-approved rated-mismatch      .    .    .    .    .    .    .    .    .    .    .
-approved rated-norules       .    Appr .    .    .    .    .    .    .    .    .
-approved rated-bad           .    Appr .    .    .    .    .    .    .    .    .
+seconded                     .    Pend .    .    .    .    .    .    .    .    .
+seconded rated-mismatch      .    .    .    .    .    .    .    .    .    .    .
+seconded enough              .    .    .    .    .    .    .    .    .    .    .
+approved                     .    .    .    .    .    .    .    .    .    .    .
+approved enough              .    Appr .    .    .    .    .    .    .    .    .
+approved enough rated-mismatch .  .    .    .    .    .    .    .    .    .    .
+approved enough rated-norules .   Appr .    .    .    .    .    .    .    .    .
+approved enough rated-bad    .    Appr .    .    .    .    .    .    .    .    .
 denied                       .    Deny Deny .    .    .    .    .    .    .    .
 timer due                    .    Appr .    .    .    .    .    .    .    .    .
 timer                        .    .    .    .    .    .    .    .    .    .    .
@@ -104,6 +110,8 @@ func circumstance(t testing.TB, word string, s *State, c *Ctx) {
 		c.PolicyDecides = false
 	case "former":
 		c.Former = &State{Status: api.KeyDelivered, Integrity: api.IntegrityGood}
+	case "enough":
+		c.Enough = true
 	case "due":
 		c.TimerDue = true
 	case "rechecks":
@@ -178,7 +186,7 @@ func TestMachine_integrityFollowsTheVerdict(t *testing.T) {
 		{"asked", State{}, EventAsked, Ctx{Verdict: bad}, api.IntegrityBad},
 		{"assigned to another policy", State{api.KeyPending, api.IntegrityUnknownDevPolicy}, EventPolicyAssigned, Ctx{Verdict: good}, api.IntegrityGood},
 		{"newer evidence", State{api.KeyPending, api.IntegrityGood}, EventReappraised, Ctx{Verdict: bad}, api.IntegrityBad},
-		{"approved by a person", State{api.KeyPending, api.IntegrityBad}, EventApproved, Ctx{}, api.IntegrityBad},
+		{"approved by a person", State{api.KeyPending, api.IntegrityBad}, EventApproved, Ctx{Enough: true}, api.IntegrityBad},
 		{"a later check fails (F-03)", State{api.KeyDelivered, api.IntegrityGood}, EventCheckFailed, Ctx{Verdict: bad, OnCheckFailed: CheckNotify}, api.IntegrityFailed},
 		{"and passes again", State{api.KeyRevokePending, api.IntegrityFailed}, EventCheckPassed, Ctx{Verdict: good}, api.IntegrityGood},
 		{"revoked", State{api.KeyDelivered, api.IntegrityFailed}, EventRevokedByPerson, Ctx{}, api.IntegrityFailed},

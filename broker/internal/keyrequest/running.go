@@ -89,7 +89,7 @@ func current(t *store.Tenant, expired bool) ([]store.KeyRequest, error) {
 	var out []store.KeyRequest
 	for _, r := range all {
 		pair := [2]string{r.DeviceID, r.InstanceID}
-		if seen[pair] {
+		if seen[pair] && !KeyOut(r.Status) { // a key that another boot holds is shown beside the newest request
 			continue
 		}
 		seen[pair] = true
@@ -150,6 +150,9 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.K
 		if err != nil {
 			return err
 		}
+		if err := explainApprovals(t, r, n, &out); err != nil {
+			return err
+		}
 		events, err := store.In[store.KeyRequestEvent](t).List(store.Eq("request_id", id), store.Asc("created_at"))
 		for _, e := range events {
 			out.History = append(out.History, api.KeyRequestEvent{At: e.CreatedAt, From: e.FromStatus, To: e.ToStatus, Event: e.Event, Actor: e.Actor, Reason: e.Reason})
@@ -157,6 +160,23 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.K
 		return err
 	})
 	return out, err
+}
+
+// explainApprovals says who has approved, and what is still needed.
+func explainApprovals(t *store.Tenant, r store.KeyRequest, n names, out *api.KeyRequestDetail) error {
+	d, err := demandOf(t, r)
+	if err != nil {
+		return err
+	}
+	out.ApprovalsNeeded, out.SeparateApprover = d.needed, d.separate
+	if r.Status == api.KeyPending {
+		out.ExpiresAt = r.ExpiresAt
+	}
+	if r.RequestedDeviceID != "" {
+		out.RequestedDeviceName = n.devices[r.RequestedDeviceID]
+	}
+	out.Approvals, err = d.approvals(t, r)
+	return err
 }
 
 func namesOf(t *store.Tenant) (names, error) {

@@ -29,7 +29,7 @@ const (
 	NonceLife = 5 * time.Minute
 	// approvedLife is how long an approved key waits to be collected.
 	approvedLife = time.Hour
-	// pendingLife is how long a request waits for a person.
+	// pendingLife is how long a request waits for a person where its policy does not say.
 	pendingLife = 7 * 24 * time.Hour
 	// revokeAlarm is how long a revocation may go unconfirmed before people are told, each time.
 	revokeAlarm = 5 * time.Minute
@@ -209,6 +209,9 @@ func (s *Service) carryOut(t *store.Tenant, p tenant.Principal, r *store.KeyRequ
 	}
 	if r.Status == api.KeyRevoked {
 		r.RevokeDueAt = nil
+	}
+	if r.Status != api.KeyPending {
+		r.WaitsFor = ""
 	}
 	return nil
 }

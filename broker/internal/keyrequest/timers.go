@@ -60,7 +60,7 @@ func (s *Service) Tick(ctx context.Context) error {
 
 func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	requests := store.In[store.KeyRequest](t)
-	part := store.Only("id", "status", "device_id", "approve_at", "lease_expires_at", "revoke_due_at", "created_at", "updated_at")
+	part := store.Only("id", "status", "device_id", "approve_at", "lease_expires_at", "revoke_due_at", "expires_at", "created_at", "updated_at")
 	var out []due
 	seen := map[string]bool{}
 	for _, late := range dueFilters(t.Now()) {
@@ -74,6 +74,13 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 				out = append(out, due{t.AccountID(), r.ID, e, reasons[e]})
 			}
 		}
+	}
+	held, err := requests.List(store.Eq("status", api.KeyPending), store.OneOf("waits_for", []string{waitsForPool, waitsForSilence}), store.Only("id"))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range held {
+		out = append(out, due{t.AccountID(), r.ID, EventReappraised, ""})
 	}
 	waiting, err := requests.List(store.OneOf("status", []api.KeyStatus{api.KeyPending, api.KeyApproved}), store.Only("id", "status", "device_id"))
 	if err != nil {
@@ -115,7 +122,8 @@ func dueFilters(now time.Time) [][]store.Filter {
 		{passed("lease_expires_at", now.Add(-LeaseMargin))},
 		{passed("approve_at", now)},
 		{passed("revoke_due_at", now)},
-		{store.Eq("status", api.KeyPending), passed("created_at", now.Add(-pendingLife))},
+		{store.Eq("status", api.KeyPending), passed("expires_at", now)},
+		{store.Eq("status", api.KeyPending), store.IsNull("expires_at"), passed("created_at", now.Add(-pendingLife))},
 		{store.Eq("status", api.KeyApproved), passed("updated_at", now.Add(-approvedLife))},
 	}
 }
@@ -169,7 +177,7 @@ func dueEvent(now time.Time, r store.KeyRequest) Event {
 		return EventDue
 	case r.Status == api.KeyRevoking && passed(r.RevokeDueAt):
 		return EventOverdue
-	case r.Status == api.KeyPending && !r.CreatedAt.Add(pendingLife).After(now):
+	case r.Status == api.KeyPending && (passed(r.ExpiresAt) || r.ExpiresAt == nil && !r.CreatedAt.Add(pendingLife).After(now)):
 		return EventExpired
 	case r.Status == api.KeyApproved && !r.UpdatedAt.Add(approvedLife).After(now):
 		return EventExpired
@@ -192,6 +200,9 @@ func (s *Service) fire(t *store.Tenant, f due) error {
 	if err != nil {
 		return err
 	}
+	if f.event == EventReappraised {
+		return s.lookAgain(t, r)
+	}
 	if f.reason == textGone {
 		if ids, err := withoutVolume(t, []store.KeyRequest{r}); err != nil || len(ids) == 0 {
 			return err
@@ -213,6 +224,19 @@ func (s *Service) fire(t *store.Tenant, f due) error {
 	}
 	_, err = s.move(t, tenant.Broker(t.AccountID()), &r, c)
 	return err
+}
+
+// lookAgain judges a request anew when what the broker itself waits for has come about.
+func (s *Service) lookAgain(t *store.Tenant, r store.KeyRequest) error {
+	switch {
+	case r.Status != api.KeyPending:
+		return nil
+	case r.WaitsFor == waitsForPool:
+		return s.fromPool(t, r)
+	case r.WaitsFor == waitsForSilence:
+		return s.afterSilence(t, r)
+	}
+	return nil
 }
 
 // minSilence is the shortest silence after which a machine is missing.

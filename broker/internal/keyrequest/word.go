@@ -26,7 +26,8 @@ func policyDecides(t *store.Tenant, r store.KeyRequest) (bool, error) {
 
 // askPerson says why policy and timer may not give a device's key to a machine; "" means that they may. last is the
 // machine's latest request for the device, nil when it never asked. person is true when somebody denied or revoked it.
-func askPerson(t *store.Tenant, d store.Device, inst store.Instance, last *store.KeyRequest) (why string, person bool, err error) {
+// The devices of a resource pool are at home on every machine of the policy, but not on one that enrolled anew.
+func askPerson(t *store.Tenant, pol store.Policy, d store.Device, inst store.Instance, last *store.KeyRequest) (why string, person bool, err error) {
 	if last != nil {
 		decides, err := policyDecides(t, *last)
 		if err != nil {
@@ -36,14 +37,18 @@ func askPerson(t *store.Tenant, d store.Device, inst store.Instance, last *store
 			return textStands, true, nil
 		}
 	}
-	if d.HomeInstanceID == inst.ID {
+	if inst.Suspicion != "" {
+		return inst.Suspicion + " " + textSuspected, false, nil
+	}
+	again := inst.EnrolledAt.After(inst.FirstSeenAt)
+	if d.HomeInstanceID == inst.ID || pol.ResourcePool && !again {
 		return "", false, nil
 	}
 	approved, err := approvedHere(t, d.ID, inst)
 	if err != nil || approved {
 		return "", false, err
 	}
-	if d.HomeInstanceID == "" {
+	if d.HomeInstanceID == "" || pol.ResourcePool {
 		return textAnew, false, nil
 	}
 	from := d.HomeInstanceID
@@ -56,8 +61,9 @@ func askPerson(t *store.Tenant, d store.Device, inst store.Instance, last *store
 }
 
 const (
-	textStands = "This key was denied to or revoked from this machine before: only a person gives it back."
-	textAnew   = "The machine that held this key has enrolled anew: a person approves the key once."
+	textStands    = "This key was denied to or revoked from this machine before: only a person gives it back."
+	textSuspected = "A person decides, or clears the machine on its page once there is only one."
+	textAnew      = "The machine that held this key has enrolled anew: a person approves the key once."
 )
 
 // approvedHere says whether a person has approved the device's key for who holds the machine's certificate now. A machine
@@ -88,7 +94,11 @@ func mayDecide(t *store.Tenant, r store.KeyRequest) (bool, error) {
 	if err != nil {
 		return false, ignoreMissing(err)
 	}
-	why, _, err := askPerson(t, d, inst, &r)
+	pol, err := policyOf(t, r.PolicyID)
+	if err != nil || r.WaitsFor != "" {
+		return false, err
+	}
+	why, _, err := askPerson(t, pol, d, inst, &r)
 	return why == "", err
 }
 

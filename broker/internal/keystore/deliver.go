@@ -35,10 +35,10 @@ func parsePublicKey(publicKey []byte) (hpke.PublicKey, error) {
 	return key, nil
 }
 
-// SealFor seals a device key, and the volume record v that belongs to it, to the public key of one request. It fills
-// everything of the delivery but Device, and the binding's VolumeSHA256; every other field of the binding is needed. v is
-// empty for a device that is to be encrypted. The plain key exists only inside this call.
-func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d DeviceKey, v api.VolumeRecord) (api.KeyDelivery, error) {
+// SealFor seals a device key, and the volume record v and the device as its machine knows it, which belong to it, to the
+// public key of one request. It fills the binding's two hashes; every other field of the binding is needed. v is empty for
+// a device that is to be encrypted. The plain key exists only inside this call.
+func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d DeviceKey, v api.VolumeRecord, device api.AssignedDevice) (api.KeyDelivery, error) {
 	if err := checkBinding(b, d); err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
@@ -47,6 +47,9 @@ func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
 	if b.VolumeSHA256, err = client.VolumeSHA256(v); err != nil {
+		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
+	}
+	if b.DeviceSHA256, err = client.DeviceSHA256(device); err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
 	binding, err := json.Marshal(b)
@@ -67,7 +70,7 @@ func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d
 	if err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
-	return api.KeyDelivery{Binding: binding, EncapsulatedKey: encapsulated, SealedKey: sealed, LeaseSeconds: b.LeaseSeconds, Volume: v}, nil
+	return api.KeyDelivery{Binding: binding, EncapsulatedKey: encapsulated, SealedKey: sealed, LeaseSeconds: b.LeaseSeconds, Volume: v, Device: device}, nil
 }
 
 func checkBinding(b api.DeliveryBinding, d DeviceKey) error {

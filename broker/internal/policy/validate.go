@@ -19,6 +19,8 @@ const (
 	minLease, maxLease         = 10, 30 * 86400
 	minHeartbeat, maxHeartbeat = 1, 86400
 	maxApproveAfter            = 30 * 86400
+	minRequest, maxRequest     = 60, 30 * 86400
+	maxApprovals               = 10
 	maxName                    = 32
 	maxDescription             = 1024
 )
@@ -51,6 +53,11 @@ func Validate(p api.Policy) []FieldError {
 	refuse(p.HeartbeatSeconds >= p.LeaseSeconds, "heartbeat_seconds",
 		"heartbeats renew the lease, so they must come more often than every %d seconds", p.LeaseSeconds)
 	refuse(p.RevokeMode != api.RevokeUnmount && p.RevokeMode != api.RevokeSuspend, "revoke_mode", "choose unmount or suspend")
+
+	refuse(p.ApprovalsNeeded < 0 || p.ApprovalsNeeded > maxApprovals, "approvals_needed", "choose 1 to %d people", maxApprovals)
+	refuse(p.RequestSeconds != 0 && (p.RequestSeconds < minRequest || p.RequestSeconds > maxRequest), "request_seconds", "choose %d to %d seconds", minRequest, maxRequest)
+	refuse(p.ApproveAfterSeconds > 0 && p.RequestSeconds > 0 && p.ApproveAfterSeconds >= p.RequestSeconds, "request_seconds",
+		"a request that approves itself after %d seconds must live longer than that", p.ApproveAfterSeconds)
 
 	refuse(len(p.Rules) > MaxRules, "rules", "a policy has at most %d rules", MaxRules)
 	for i, r := range p.Rules[:min(len(p.Rules), MaxRules)] {

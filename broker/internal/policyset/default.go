@@ -18,6 +18,7 @@ const (
 	defaultName      = "Default Policy"
 	defaultLease     = 300
 	defaultHeartbeat = 30
+	defaultRequest   = 7 * 86400
 )
 
 // Default returns the account's default policy and makes it when there is none yet.
@@ -31,6 +32,7 @@ func Default(t *store.Tenant) (store.Policy, error) {
 		Name: defaultName, Description: "Receives every new image and device. A person decides on each key request.",
 		IsDefault: true, Rules: []api.Rule{}, OnMatch: api.ActionManual, OnFailure: api.ActionManual,
 		LeaseSeconds: defaultLease, HeartbeatSeconds: defaultHeartbeat, RevokeMode: api.RevokeUnmount,
+		ApprovalsNeeded: 1, RequestSeconds: defaultRequest,
 	}
 	if err := policies.Insert(&row); err != nil {
 		return row, fmt.Errorf("making the default policy: %w", err)

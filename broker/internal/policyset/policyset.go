@@ -166,7 +166,8 @@ func (s *Service) record(t *store.Tenant, p tenant.Principal, event string, row 
 	t.AfterCommit(func() { s.feed.Publish(account, feed.TopicPolicies, feed.TopicDevices, feed.TopicImages) })
 	return audit.Append(t, audit.Entry{Category: "policy", Event: event, Actor: p.Actor(), Subject: row.ID,
 		Detail: map[string]string{"name": row.Name, "version": fmt.Sprint(row.Version), "rules": fmt.Sprint(len(row.Rules)),
-			"on_match": string(row.OnMatch), "on_failure": string(row.OnFailure)}})
+			"on_match": string(row.OnMatch), "on_failure": string(row.OnFailure), "approvals_needed": fmt.Sprint(row.ApprovalsNeeded),
+			"separate_approver": fmt.Sprint(row.SeparateApprover), "resource_pool": fmt.Sprint(row.ResourcePool)}})
 }
 
 func fill(row *store.Policy, in api.Policy) {
@@ -179,6 +180,11 @@ func fill(row *store.Policy, in api.Policy) {
 	row.ApproveAfterSeconds = in.ApproveAfterSeconds
 	row.LeaseSeconds, row.HeartbeatSeconds = in.LeaseSeconds, in.HeartbeatSeconds
 	row.RevokeMode = in.RevokeMode
+	row.ResourcePool, row.SeparateApprover = in.ResourcePool, in.SeparateApprover
+	row.ApprovalsNeeded, row.RequestSeconds = max(in.ApprovalsNeeded, 1), in.RequestSeconds
+	if row.RequestSeconds == 0 {
+		row.RequestSeconds = defaultRequest
+	}
 }
 
 func named(err error, name string) error {

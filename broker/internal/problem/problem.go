@@ -109,7 +109,7 @@ func TooLarge(limit int64) *Problem {
 
 // TooMany slows a caller down.
 func TooMany(after time.Duration) *Problem {
-	p := New(http.StatusTooManyRequests, "too-many-requests", "Too many requests", "This address sent too many requests.",
+	p := New(http.StatusTooManyRequests, "too-many-requests", "Too many requests", "This address or machine sent too many requests.",
 		"Wait and try again.")
 	p.RetryAfter = after
 	return p

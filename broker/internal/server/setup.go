@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -34,7 +36,7 @@ func openOperator(ctx context.Context, c Config, create bool) (*Operator, error)
 		return nil, err
 	}
 	if create {
-		if err := createIdentity(c.Data, root, c.Clock); err != nil {
+		if err := prepareIdentity(ctx, c, root); err != nil {
 			return nil, err
 		}
 	}
@@ -47,6 +49,39 @@ func openOperator(ctx context.Context, c Config, create bool) (*Operator, error)
 		return nil, err
 	}
 	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), store: st}, nil
+}
+
+// prepareIdentity makes the files of the data folder that are missing, unless the database has accounts: their machines
+// and logs trust the files that are gone, and new ones would silently lock all of them out.
+func prepareIdentity(ctx context.Context, c Config, root keystore.Root) error {
+	if missing(c.Data, fileCA) || missing(c.Data, fileAudit) {
+		n, err := accounts(ctx, c)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return fmt.Errorf("%s lacks %s or %s, and the database has %d account(s) that rely on them: restore %s, %s, %s and %s from a backup, or name the right --data",
+				c.Data, fileCA, fileAudit, n, fileCA, fileCAKey, fileAudit, fileAuditKey)
+		}
+	}
+	return createIdentity(c.Data, root, c.Clock)
+}
+
+// accounts counts what the database has already.
+func accounts(ctx context.Context, c Config) (n int64, err error) {
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return 0, fmt.Errorf("making the data folder: %w", err)
+	}
+	st, err := store.Open(ctx, store.Options{DSN: c.DSN, Clock: c.Clock, Logger: c.Logger})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	err = st.View(ctx, func(tx *store.Tx) error {
+		n, err = store.Global[store.Account](tx).Count()
+		return err
+	})
+	return n, err
 }
 
 // Close closes the database.

@@ -26,9 +26,12 @@ type Account struct {
 	WrappedKey    []byte
 	RootKeyID     string
 	KeyGeneration int64
-	CreatedAt     time.Time
-	UpdatedAt     time.Time
-	Version       int64
+	// SecondFactor is "optional" (or empty) or "required"; StepUp asks for a fresh one at approvals and exports.
+	SecondFactor string
+	StepUp       bool
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	Version      int64
 }
 
 // User is a person's log-on. PasswordHash is an argon2id PHC string.
@@ -42,6 +45,18 @@ type User struct {
 	FailedLogOns int
 	LockedUntil  *time.Time
 	LastLogOnAt  *time.Time
+	// FactorSecret is the TOTP secret, wrapped by the account's key; nil without one. It counts once FactorSince is set.
+	FactorSecret []byte
+	FactorSince  *time.Time
+	// FactorStep is the newest time step whose code was used: no code counts twice.
+	FactorStep int64
+}
+
+// RecoveryCode stands for one code of a second factor, once; it is deleted when it is used. Only its SHA-256 is stored.
+type RecoveryCode struct {
+	Base
+	UserID   string
+	CodeHash []byte
 }
 
 // Session is one log-on. Only the SHA-256 of its token is stored.
@@ -53,6 +68,10 @@ type Session struct {
 	UserAgent  string
 	LastSeenAt time.Time
 	ExpiresAt  time.Time
+	// Stage is empty once the person is logged on; before that "code" or "enrol" says what is still to be done.
+	Stage string
+	// FactorAt is when a second factor was last shown in this session.
+	FactorAt *time.Time
 }
 
 // EnrolToken is an enrolment token; only the SHA-256 of its secret is stored.
@@ -63,6 +82,7 @@ type EnrolToken struct {
 	UsesLeft    int
 	ExpiresAt   time.Time
 	CreatedBy   string
+	CreatedByID string // user ID; empty for the operator
 }
 
 // Image is a machine image, or a Native machine's own identity. (account, provider, identity) is unique.
@@ -103,6 +123,32 @@ type Instance struct {
 	SourceIP    string
 	Missing     bool
 	Evidence    api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
+	EnrolledBy  string       // ID of the user who made the enrolment token
+	// RunID, BootID and Generation are the agent's newest run, heard of first at RunSince; FormerRuns those before it.
+	RunID      string
+	BootID     string
+	Generation int64
+	RunSince   *time.Time
+	FormerRuns []Run `gorm:"serializer:json"`
+	// Suspicion says why this identity may belong to two machines; empty when nothing speaks for it. While it stands, no
+	// policy gives the machine a key.
+	Suspicion   string
+	SuspectedAt *time.Time
+}
+
+// Run is one run of a machine's agent.
+type Run struct {
+	RunID      string    `json:"run_id"`
+	BootID     string    `json:"boot_id"`
+	Generation int64     `json:"generation"`
+	LastSeen   time.Time `json:"last_seen"`
+}
+
+// DeviceSighting says that a device is in the last inventory of a machine. (device, instance) is unique.
+type DeviceSighting struct {
+	Base
+	DeviceID   string
+	InstanceID string
 }
 
 // Device is a device of the inventory. (account, provider, identity) is unique.
@@ -132,6 +178,8 @@ type Device struct {
 	RAIDSetID      string `gorm:"column:raid_set_id"`
 	// Volume is the authoritative volume record; nil until encrypted.
 	Volume *api.VolumeRecord `gorm:"serializer:json"`
+	// ConfiguredBy is the ID of the user who last configured it, copied its configuration or ordered its encryption.
+	ConfiguredBy string
 }
 
 // DeviceKey is a device's DEK, wrapped by the account's KEK with the row's identity as associated data.
@@ -174,6 +222,10 @@ type Policy struct {
 	LeaseSeconds        int64
 	HeartbeatSeconds    int64
 	RevokeMode          api.RevokeMode
+	ResourcePool        bool
+	ApprovalsNeeded     int64
+	SeparateApprover    bool
+	RequestSeconds      int64
 }
 
 // PolicyImage puts an image into a policy. (policy, image) is unique; ID is random.
@@ -209,6 +261,28 @@ type KeyRequest struct {
 	RevokeMode     api.RevokeMode
 	Mounted        bool
 	EndedAt        *time.Time
+	// ApprovalsNeeded and SeparateApprover are what the policy demanded when the request was made: loosening the policy
+	// does not loosen what waits.
+	ApprovalsNeeded  int64
+	SeparateApprover bool
+	AssignedBy       string // ID of the user who put the device into the request's policy
+	ExpiresAt        *time.Time
+	// RequestedDeviceID is the device that the machine asked for, where a resource pool gave it another.
+	RequestedDeviceID string
+	// WaitsFor is what the broker itself waits for before it judges again: "pool", a free device; "silence", the end of
+	// another boot of the machine.
+	WaitsFor string
+	RunID    string // of the agent that asked
+}
+
+// KeyRequestApproval is one person's approval of a request that needs several. (request, user) is unique.
+type KeyRequestApproval struct {
+	Base
+	RequestID string
+	UserID    string
+	UserName  string
+	Reason    string
+	ExpiresAt time.Time
 }
 
 // KeyRequestEvent is one change of a key request's state.

@@ -31,7 +31,7 @@ func (c *AuditCheckpoint) account() *string { return &c.AccountID }
 // models are all tables, in an order in which they can be filled.
 func models() []any {
 	return []any{&Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
-		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
+		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
 		&AuditRecord{}, &AuditCheckpoint{}}
 }
 

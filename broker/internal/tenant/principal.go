@@ -2,7 +2,11 @@
 // so that no call can forget whose data it works on and who is written into the audit log.
 package tenant
 
-import "keyward/broker/api"
+import (
+	"time"
+
+	"keyward/broker/api"
+)
 
 // Principal is an authenticated caller: a person with a session or a machine with a client certificate.
 type Principal struct {
@@ -12,6 +16,9 @@ type Principal struct {
 	UserName  string
 	Role      api.Role
 	SessionID string
+	// Stage is what is still to be done before the session counts; FactorAt when a second factor was last shown in it.
+	Stage    api.Stage
+	FactorAt *time.Time
 	// Address is where the call came from, without port.
 	Address string
 	// Instance is the ID of the calling machine; empty for a person.
