@@ -56,6 +56,7 @@ type RuleForm struct {
 	Title      string
 	Help       string
 	Fact       Field
+	Subject    *Field // of which package, file or product the fact is; nil for facts of the whole machine
 	Match      Field
 	ShowMatch  bool
 	Conditions []ConditionForm

@@ -83,6 +83,7 @@ type KeyValue struct {
 	Actual    string
 	Grade     *Badge
 	Source    string
+	At        *When // when the value was collected
 	Status    Badge
 }
 

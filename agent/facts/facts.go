@@ -1,6 +1,9 @@
 // Package facts collects what a machine can say of itself, one collector per fact, as evidence for a policy (RFC 9334).
 // Everything here is self-reported: the grade says so beside every value. A fact that cannot be collected says why, and a
 // rule on it fails.
+//
+// Packages, files and scripts are collected only when the machine's own configuration names them: the broker never tells
+// an agent what to read or run, so that whoever holds the broker gains no look into its machines.
 package facts
 
 import (
@@ -32,6 +35,21 @@ type Sources struct {
 	Location, UserData, Provider string
 	// Device is the device that a key is asked for; nil where the evidence is of the machine alone.
 	Device *Device
+	// Configured names what is collected beside the facts that every machine has.
+	Configured Configured
+	// Memory keeps what is costly to collect; nil collects everything each time.
+	Memory *Memory
+	// Fresh takes nothing from the memory. Evidence for a nonce is always fresh.
+	Fresh bool
+}
+
+// Configured names packages, files and scripts to collect facts of.
+type Configured struct {
+	Packages []string
+	Files    []string
+	Scripts  []Script
+	// ClamdSocket is where clamd listens; empty means where distributions put it.
+	ClamdSocket string
 }
 
 // Device is what the agent will do with a device, or does.
@@ -68,6 +86,8 @@ var collectors = []collector{
 	{api.FactLocation, "provider", location},
 	{api.FactUserData, "provider", userData},
 	{api.FactAgentVersion, "agent build", agentVersion},
+	{api.FactOSPatchLevel, "os-release, debian_version", osPatchLevel},
+	{api.FactSecureBoot, "efivarfs SecureBoot", secureBoot},
 }
 
 // deviceCollectors are those of one device.
@@ -77,37 +97,44 @@ var deviceCollectors = []collector{
 }
 
 // Collect runs every collector and returns the evidence for the broker's nonce, which is empty on heartbeats. It always
-// returns one fact per collector.
+// returns one fact per collector, and per package, file and script that is configured.
 func Collect(ctx context.Context, src Sources, nonce string) api.Evidence {
 	if src.Clock == nil {
 		src.Clock = time.Now
 	}
-	all := collectors
-	if src.Device != nil {
-		all = append(all[:len(all):len(all)], deviceCollectors...)
-	}
-	ev := api.Evidence{Nonce: nonce, Facts: make([]api.Fact, 0, len(all))}
-	for _, c := range all {
-		ev.Facts = append(ev.Facts, c.fact(ctx, src))
-	}
+	src.Fresh = src.Fresh || nonce != ""
+	ev := api.Evidence{Nonce: nonce, Facts: gather(ctx, src, groups(src))}
 	ev.CollectedAt = src.Clock().UTC()
 	return ev
 }
 
-func (c collector) fact(ctx context.Context, src Sources) api.Fact {
-	f := api.Fact{Name: c.name, Values: []string{}, Source: c.source, Grade: api.GradeSelfReported, At: src.Clock().UTC()}
-	if c.source == "provider" && src.Provider != "" {
-		f.Source = "provider " + src.Provider
+// plainFacts are those of one collector each, all cheap.
+func plainFacts(ctx context.Context, src Sources) []api.Fact {
+	all := collectors
+	if src.Device != nil {
+		all = append(all[:len(all):len(all)], deviceCollectors...)
 	}
-	values, err := c.collect(ctx, src)
+	out := make([]api.Fact, 0, len(all))
+	for _, c := range all {
+		source := c.source
+		if source == "provider" && src.Provider != "" {
+			source = "provider " + src.Provider
+		}
+		values, err := c.collect(ctx, src)
+		out = append(out, src.fact(ctx, c.name, "", source, values, err))
+	}
+	return out
+}
+
+// fact puts a collector's result into the form of the wire. A fact that was cut short has no value.
+func (s Sources) fact(ctx context.Context, name api.FactName, subject, source string, values []string, err error) api.Fact {
+	f := api.Fact{Name: name, Subject: subject, Values: []string{}, Source: source, Grade: api.GradeSelfReported, At: s.Clock().UTC()}
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		f.Missing = err.Error()
-		return f
-	}
-	if values != nil {
+	} else if values != nil {
 		f.Values = values
 	}
 	return f

@@ -36,9 +36,13 @@ const headline = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->
 
 func machine(t *testing.T) string {
 	return fixture(t, map[string]string{
-		"etc/os-release":            "# comment\nNAME=Debian\nVERSION_ID=\"12.7\"\nPRETTY_NAME=\"Debian \\\"12\\\" (bookworm)\"\n",
-		"proc/sys/kernel/hostname":  "web-1\n",
-		"proc/sys/kernel/osrelease": "6.1.0-56-cloud-amd64\n",
+		"etc/debian_version": "12.11\n",
+		"sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c": "\x06\x00\x00\x00\x01",
+		"var/lib/dpkg/info/openssl.list":                                           "/.\n",
+		"var/lib/dpkg/status":                                                      "Package: openssl\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.0.11-1~deb12u2\n",
+		"etc/os-release":                                                           "# comment\nNAME=Debian\nID=debian\nVERSION_ID=\"12.7\"\nPRETTY_NAME=\"Debian \\\"12\\\" (bookworm)\"\n",
+		"proc/sys/kernel/hostname":                                                 "web-1\n",
+		"proc/sys/kernel/osrelease":                                                "6.1.0-56-cloud-amd64\n",
 		"proc/net/tcp": headline +
 			"   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n" + // 22 listening
 			"   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n" + // 8080 listening
@@ -78,10 +82,12 @@ func TestCollect_everyFactWithSourceTimeAndGrade(t *testing.T) {
 		api.FactGuestOS: {runtime.GOOS}, api.FactArchitecture: {"64"}, api.FactHostName: {"web-1"}, api.FactKernelVersion: {"6.1.0-56-cloud-amd64"},
 		api.FactOSVersion: {"12.7"}, api.FactOSName: {`Debian "12" (bookworm)`}, api.FactTCPPorts: {"22", "80", "8080"}, api.FactUDPPorts: {"68"},
 		api.FactLocation: {"rack 7"}, api.FactUserData: {"DataKey=MySecretKey"}, api.FactAgentVersion: {"0.1.0"},
-		api.FactMountPoint: {"/mnt/secure"}, api.FactAccessType: {ReadOnly},
+		api.FactMountPoint: {"/mnt/secure"}, api.FactAccessType: {ReadOnly}, api.FactSecureBoot: {"enabled"}, api.FactOSPatchLevel: {"12.11"},
+		api.FactSecuritySoftware: {},
 	}
 	got := byName(e)
-	if len(e.Facts) != len(want) || len(got) != len(want) {
+	want[api.FactOSUpdated] = got[api.FactOSUpdated].Values // the test's own file, just written
+	if len(e.Facts) != len(want) || len(got) != len(want) || len(want[api.FactOSUpdated]) != 1 {
 		t.Errorf("%d facts of %d names, want %d", len(e.Facts), len(got), len(want))
 	}
 	for name, values := range want {

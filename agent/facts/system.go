@@ -95,18 +95,21 @@ func line(path string) ([]string, error) {
 	return scalar(strings.TrimSpace(text), fmt.Errorf("%s is empty", path))
 }
 
-func read(path string) (string, error) {
+func read(path string) (string, error) { return readMost(path, mostText) }
+
+// readMost refuses a file that is longer than most bytes.
+func readMost(path string, most int64) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, mostText+1))
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return "", err
 	}
-	if len(b) > mostText {
-		return "", fmt.Errorf("%s is longer than %d bytes", path, mostText)
+	if int64(len(b)) > most {
+		return "", fmt.Errorf("%s is longer than %d bytes", path, most)
 	}
 	return string(b), nil
 }

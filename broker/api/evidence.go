@@ -48,12 +48,46 @@ const (
 	FactSourceIPv6    FactName = "source_ipv6"         // IP address, broker
 	FactFirstSeen     FactName = "instance_first_seen" // date, broker
 	FactLastSeen      FactName = "instance_last_seen"  // date, broker
+
+	FactSecureBoot   FactName = "secure_boot"    // "enabled", "disabled", "setup mode" or "legacy BIOS"
+	FactOSPatchLevel FactName = "os_patch_level" // version: point release or service pack
+	FactOSUpdated    FactName = "os_updated"     // date of the newest installation or update of a package
+
+	FactSecuritySoftware FactName = "security_software" // set of strings: the products below that are installed
+)
+
+// Facts that there are several of, one for each subject.
+const (
+	FactPackageVersion FactName = "package_version" // version as packages count; subject: name of the package
+	FactPackageState   FactName = "package_state"   // "installed", "incomplete" or "not installed"; subject: name of the package
+	FactFileSHA256     FactName = "file_sha256"     // digest in hexadecimal; subject: absolute path
+	FactScriptText     FactName = "script_text"     // string; subject: name of the script in the agent's configuration
+	FactScriptNumber   FactName = "script_number"   // number; subject: the same
+
+	FactSecurityVersion FactName = "security_version"   // version; subject: product
+	FactSecurityState   FactName = "security_state"     // "running", "impaired" or "stopped"; subject: product
+	FactAVEngine        FactName = "av_engine_version"  // version; subject: product
+	FactAVPattern       FactName = "av_pattern_version" // version; subject: product
+	FactAVPatternDate   FactName = "av_pattern_date"    // date; subject: product
+	FactAVRealTime      FactName = "av_real_time"       // "on" or "off"; subject: product
+)
+
+// Security products that agents know: subjects of the security_ and av_ facts, and the values of FactSecuritySoftware.
+const (
+	ProductClamAV        = "ClamAV"
+	ProductDefender      = "Microsoft Defender"
+	ProductDeepSecurity  = "Deep Security"
+	ProductServerProtect = "ServerProtect"
+	ProductWazuh         = "Wazuh"
+	ProductOSSEC         = "OSSEC"
 )
 
 // Fact is one collected value with its origin. A fact that could not be collected has no values and says why in
 // Missing; a rule on it fails.
 type Fact struct {
 	Name FactName `json:"name"`
+	// Subject says of what the fact is, where there are several of its kind: a package, a path, a product.
+	Subject string `json:"subject,omitempty"`
 	// Values in text form; one element for a scalar, any number for a set. Versions dotted, dates RFC 3339.
 	Values []string `json:"values"`
 	// Source says in a few words where the value was read, for example "procfs net/tcp".

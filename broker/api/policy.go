@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // Match combines the conditions inside a rule.
 type Match string
 
@@ -28,7 +30,11 @@ const (
 	OpOnly         Operator = "only these"
 	OpMatches      Operator = "matches"
 	OpOlderThan    Operator = "older than" // seconds, on dates
+	OpHolds        Operator = "holds"      // the one operator of an expression rule
 )
+
+// FactExpression is not a fact but marks a rule whose conditions are CEL expressions over all facts.
+const FactExpression FactName = "expression"
 
 // Condition is one comparison.
 type Condition struct {
@@ -39,7 +45,9 @@ type Condition struct {
 
 // Rule judges one fact by one or more conditions. All rules of a policy must hold.
 type Rule struct {
-	Fact       FactName    `json:"fact"`
+	Fact FactName `json:"fact"`
+	// Subject says which of several facts of the name is judged, for example the package of "package_version".
+	Subject    string      `json:"subject,omitempty"`
 	Match      Match       `json:"match"`
 	Conditions []Condition `json:"conditions"`
 }
@@ -57,6 +65,8 @@ const (
 // Finding explains one rule or fact to a person: what was expected, what was found, who vouches for it.
 type Finding struct {
 	Fact FactName `json:"fact"`
+	// Subject as in the rule or the fact.
+	Subject string `json:"subject,omitempty"`
 	// Title is the name shown to people, for example "Network Services (TCP)".
 	Title string `json:"title"`
 	// Condition is a formula such as "(>= 1.1.1.1) AND (<= 1.1.1.200)"; empty for informational facts.
@@ -66,6 +76,8 @@ type Finding struct {
 	Status RuleStatus `json:"status"`
 	Grade  Grade      `json:"grade,omitempty"`
 	Source string     `json:"source,omitempty"`
+	// At is when the value was collected, by the clock of whoever vouches for it; absent where nobody said so.
+	At *time.Time `json:"at,omitempty"`
 }
 
 // Verdict is the result of appraising evidence by a policy.

@@ -131,6 +131,7 @@ var owners = map[string][]string{
 	"github.com/klauspost/cpuid":          {"nbdcrypt/xts", "nbdcrypt/essiv", "bench"},
 	"github.com/pojntfx/go-nbd":           {"nbdcrypt/nbd", "bench"},
 	"github.com/minio/sha256-simd":        {"agent/facts"},
+	"cel.dev/cel-go":                      {"broker/internal/policy"},
 	"github.com/prometheus/client_golang": {"broker/internal"},
 	"github.com/spf13/cobra":              {"broker/internal/cli", "agent/internal/cli", "winvol"},
 	"github.com/knadh/koanf":              {"broker/internal/cli", "agent/internal/config", "winvol"},

@@ -29,6 +29,7 @@ type Config struct {
 	// Location and UserData become facts; rules can ask for them.
 	Location string  `koanf:"location" yaml:"location,omitempty"`
 	UserData string  `koanf:"user_data" yaml:"user_data,omitempty"`
+	Facts    Facts   `koanf:"facts" yaml:"facts,omitempty"`
 	Scripts  Scripts `koanf:"scripts" yaml:"scripts,omitempty"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel   string `koanf:"log_level" yaml:"log_level,omitempty"`
@@ -66,7 +67,7 @@ type Scripts struct {
 func Default() Config {
 	return Config{
 		Provider: "native", LogLevel: "info", RuntimeDir: "/run/keyward-agent", StateDir: "/var/lib/keyward-agent",
-		LeaseEnd: string(api.RevokeUnmount), UnmountGraceSeconds: 10, Scripts: Scripts{TimeoutSeconds: 60},
+		LeaseEnd: string(api.RevokeUnmount), UnmountGraceSeconds: 10, Scripts: Scripts{TimeoutSeconds: 60}, Facts: Facts{RefreshSeconds: 30},
 	}
 }
 
@@ -115,6 +116,9 @@ func (c Config) Validate() error {
 		if path != "" && !filepath.IsAbs(path) {
 			refuse(key, "%q must be an absolute path", path)
 		}
+	}
+	for key, why := range c.Facts.wrong() {
+		refuse(key, "%s", why)
 	}
 	if c.Connections < 0 || c.Connections > 16 {
 		refuse("connections", "%d is not between 0 and 16", c.Connections)

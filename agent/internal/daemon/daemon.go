@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"keyward/agent/facts"
 	"keyward/agent/identity"
 	"keyward/agent/internal/attach"
 	"keyward/agent/internal/attach/handover"
@@ -61,6 +62,7 @@ type Daemon struct {
 	outbox    *outbox
 	courier   *courier
 	provider  provider.Provider
+	memory    *facts.Memory
 	platform  *unlock.Platform
 	hardening []harden.Measure
 	started   time.Time
@@ -132,6 +134,7 @@ func Run(ctx context.Context, o Options) error {
 	d := &Daemon{o: o, cfg: cfg, log: log, id: id, broker: agent, provider: machine, hardening: hardening, started: o.Now(), stop: stop,
 		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}}
 	d.current.Store(id)
+	d.memory = facts.NewMemory(ctx, time.Duration(max(cfg.Facts.RefreshSeconds, 1))*time.Second)
 	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
 	d.outbox = newOutbox(agent, d.link, o.Backoff, log)
 	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now}
@@ -164,6 +167,7 @@ func Run(ctx context.Context, o Options) error {
 	err = d.lockAll()
 	door.Close() // ends Serve
 	background.Wait()
+	d.memory.Wait()
 	last, cancel := context.WithTimeout(reports, 10*time.Second)
 	if d.outbox.drain(last) != nil {
 		log.Warn("stopping with reports unsent; the broker will know by the missing heartbeats")

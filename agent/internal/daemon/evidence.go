@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"time"
 
 	"keyward/agent/facts"
+	"keyward/agent/internal/config"
 	"keyward/broker/api"
 )
 
@@ -11,11 +13,28 @@ import (
 // device, for a heartbeat with neither. Heartbeats of a machine with one volume in use describe that one.
 func (d *Daemon) evidence(ctx context.Context, nonce, deviceID string) api.Evidence {
 	src := facts.Sources{Clock: d.o.Now, AgentVersion: d.o.Version, Location: d.cfg.Location, UserData: d.cfg.UserData,
-		Provider: d.provider.Name(), Device: d.device(deviceID)}
+		Provider: d.provider.Name(), Device: d.device(deviceID),
+		Configured: configured(d.cfg.Facts), Memory: d.memory}
 	if i, err := d.provider.Instance(ctx); err == nil {
 		src.Location, src.UserData = i.Location, i.UserData
 	}
 	return facts.Collect(ctx, src, nonce)
+}
+
+// scriptTime is how long a script that gives a fact may run unless its configuration says so.
+const scriptTime = 5 * time.Second
+
+// configured are the facts that the machine's configuration names.
+func configured(c config.Facts) facts.Configured {
+	out := facts.Configured{Packages: c.Packages, Files: c.Files, ClamdSocket: c.ClamdSocket}
+	for _, s := range c.Scripts {
+		timeout := time.Duration(s.TimeoutSeconds) * time.Second
+		if timeout == 0 {
+			timeout = scriptTime
+		}
+		out.Scripts = append(out.Scripts, facts.Script{Name: s.Name, Path: s.Path, Number: s.Result == "number", Timeout: timeout})
+	}
+	return out
 }
 
 // device is the configuration of a device, by default of the only one whose key is held.

@@ -147,6 +147,32 @@ func TestPolicy_rulesByForms(t *testing.T) {
 	p.post("/policies/new", form).wants(t, "a rule that is not there", http.StatusOK, `name="rules[0].fact"`)
 }
 
+// Rules on a package, a product and by an expression: the form asks of which, and says where an expression is wrong.
+func TestPolicy_rulesWithSubjectsAndExpressions(t *testing.T) {
+	t.Parallel()
+	p := newSite(t).as("account-administrator")
+	form := url.Values{"version": {"0"}, "name": {"Web"}, "on_match": {"approve"}, "on_failure": {"deny"}, "lease_seconds": {"5m"}, "heartbeat_seconds": {"30s"}, "revoke_mode": {"unmount"},
+		"rules[0].fact": {"package_version"}, "rules[0].conditions[0].operator": {">="}, "rules[0].conditions[0].value": {"3.0.11"},
+		"rules[1].fact": {"av_pattern_date"}, "rules[1].subject": {"openssl"}, "rules[1].conditions[0].operator": {">="}, "rules[1].conditions[0].value": {"now-3d"},
+		"rules[2].fact": {"expression"}, "rules[2].conditions[0].operator": {"holds"}, "rules[2].conditions[0].value": {"facts.guest_os == \"linux\" &&\r\n facts.shoe_size > 42"},
+		"rules[3].fact": {"guest_os"}, "rules[3].subject": {"left over"}, "rules[3].conditions[0].operator": {"="}, "rules[3].conditions[0].value": {"linux"},
+		"edit": {"refresh"}}
+	a := p.post("/policies/new", form)
+	a.wants(t, "the fields", http.StatusOK, `id="f-rules[0].subject"`, ">Package<", `<select id="f-rules[1].subject"`, `<option value="ClamAV" selected>`,
+		`<textarea id="f-rules[2].conditions[0].value"`)
+	if strings.Contains(a.body, `name="rules[2].subject"`) || strings.Contains(a.body, `name="rules[3].subject"`) {
+		t.Error("a rule on the whole machine asks for a subject")
+	}
+	form.Del("edit")
+	form.Set("rules[1].subject", "ClamAV")
+	form.Del("rules[3].subject")
+	p.post("/policies/new", form).wants(t, "H-27", http.StatusUnprocessableEntity, `id="f-rules[0].subject-error"`, "of which package",
+		`id="f-rules[2].conditions[0].value-error"`, "ine 2, column 7: undefined field &#39;shoe_size&#39;")
+	form.Set("rules[0].subject", "openssl")
+	form.Set("rules[2].conditions[0].value", "facts.guest_os == \"linux\"")
+	p.post("/policies/new", form).leadsTo(t, "saved", "/policies")
+}
+
 // G-05, G-06, G-11.
 func TestPolicy_defaultKeepsItsNameAndCannotBeDeleted(t *testing.T) {
 	t.Parallel()

@@ -53,7 +53,7 @@ func (v *visit) ruleForms() []api.Rule {
 		if !v.has(prefix + "fact") {
 			break
 		}
-		r := api.Rule{Fact: api.FactName(v.form(prefix + "fact")), Match: api.Match(v.form(prefix + "match")), Conditions: []api.Condition{}}
+		r := api.Rule{Fact: api.FactName(v.form(prefix + "fact")), Subject: v.text(prefix + "subject"), Match: api.Match(v.form(prefix + "match")), Conditions: []api.Condition{}}
 		if r.Match == "" {
 			r.Match = api.MatchAll
 		}
@@ -62,7 +62,7 @@ func (v *visit) ruleForms() []api.Rule {
 			if !v.has(condition + "operator") {
 				break
 			}
-			r.Conditions = append(r.Conditions, api.Condition{Operator: api.Operator(v.form(condition + "operator")), Value: v.text(condition + "value")})
+			r.Conditions = append(r.Conditions, api.Condition{Operator: api.Operator(v.form(condition + "operator")), Value: strings.ReplaceAll(v.text(condition+"value"), "\r\n", "\n")})
 		}
 		rules = append(rules, r)
 	}
@@ -101,7 +101,7 @@ func index(text string, length int) int {
 	return n
 }
 
-// fit gives conditions an operator and an enum value that their fact takes.
+// fit gives a rule a subject, and its conditions an operator and an enum value, that their fact takes.
 func fit(r *api.Rule, facts []policy.FactInfo) {
 	info, known := factOf(facts, r.Fact)
 	if !known {
@@ -110,12 +110,20 @@ func fit(r *api.Rule, facts []policy.FactInfo) {
 	if !info.MultipleConditions && len(r.Conditions) > 1 {
 		r.Conditions = r.Conditions[:1]
 	}
+	switch s := info.Subject; {
+	case s == nil:
+		r.Subject = ""
+	case len(s.Values) > 0 && !slices.Contains(s.Values, r.Subject):
+		r.Subject = s.Values[0]
+	case len(s.Values) == 0 && !s.Accepts(r.Subject):
+		r.Subject = ""
+	}
 	for i := range r.Conditions {
 		c := &r.Conditions[i]
 		if !slices.Contains(info.Operators, c.Operator) && len(info.Operators) > 0 {
 			c.Operator = info.Operators[0]
 		}
-		if len(info.Values) > 0 && !slices.Contains(info.Values, c.Value) {
+		if info.Type == policy.TypeEnum && !slices.Contains(info.Values, c.Value) {
 			c.Value = info.Values[0]
 		}
 	}

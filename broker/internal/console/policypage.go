@@ -130,10 +130,36 @@ func ruleForm(index int, r api.Rule, facts []policy.FactInfo, locked bool) ui.Ru
 		form.Fact.Options = append(form.Fact.Options, ui.Option{Value: string(f.Name), Label: f.Title, Selected: f.Name == r.Fact})
 	}
 	form.Fact.Options = keep(form.Fact.Options, string(r.Fact))
+	if info.Subject != nil || r.Subject != "" {
+		form.Subject = subjectField(prefix, r.Subject, info.Subject, locked)
+	}
 	for i, c := range r.Conditions {
 		form.Conditions = append(form.Conditions, conditionForm(prefix, i, c, info, len(r.Conditions) == 1, locked))
 	}
 	return form
+}
+
+// subjectField asks of which package, file or product a fact is.
+func subjectField(prefix, subject string, info *policy.SubjectInfo, locked bool) *ui.Field {
+	f := &ui.Field{Name: prefix + "subject", Label: "Subject", Type: "text", Value: subject, MaxLength: 4096, Disabled: locked, Autocomplete: "off"}
+	if info == nil {
+		return f
+	}
+	f.Label, f.Help = info.Title, info.Help
+	if len(info.Values) > 0 {
+		f.Type = "select"
+		f.Options = keep(options(subject, twice(info.Values)...), subject)
+	}
+	return f
+}
+
+// twice makes values their own labels.
+func twice(values []string) []string {
+	var out []string
+	for _, v := range values {
+		out = append(out, v, v)
+	}
+	return out
 }
 
 func conditionForm(prefix string, index int, c api.Condition, info policy.FactInfo, only, locked bool) ui.ConditionForm {
@@ -147,14 +173,17 @@ func conditionForm(prefix string, index int, c api.Condition, info policy.FactIn
 		form.Operator.Options = append(form.Operator.Options, ui.Option{Value: string(o), Label: string(o), Selected: o == c.Operator})
 	}
 	form.Operator.Options = keep(form.Operator.Options, string(c.Operator))
-	if len(info.Values) > 0 {
+	switch {
+	case info.Type == policy.TypeEnum:
 		form.Value.Type = "select"
-		for _, value := range info.Values {
-			form.Value.Options = append(form.Value.Options, ui.Option{Value: value, Label: value, Selected: value == c.Value})
-		}
-		form.Value.Options = keep(form.Value.Options, c.Value)
-	} else if info.Example != "" {
+		form.Value.Options = keep(options(c.Value, twice(info.Values)...), c.Value)
+	case info.Type == policy.TypeSet && len(info.Values) > 0:
+		form.Value.Help = "Of " + strings.Join(info.Values, ", ")
+	case info.Example != "":
 		form.Value.Help = "For example " + info.Example
+	}
+	if info.Type == policy.TypeExpression {
+		form.Value.Type, form.Value.Label = "textarea", "Expression"
 	}
 	return form
 }
@@ -179,6 +208,9 @@ func markRule(rules []ui.RuleForm, name, reason string) bool {
 			continue
 		}
 		fields := []*ui.Field{&r.Fact}
+		if r.Subject != nil {
+			fields = append(fields, r.Subject)
+		}
 		if r.ShowMatch {
 			fields = append(fields, &r.Match)
 		}

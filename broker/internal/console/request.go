@@ -45,7 +45,7 @@ func (v *visit) requestPage(r api.KeyRequestDetail) (ui.KeyRequestPage, error) {
 		page.Reason = r.Verdict.Reason
 	}
 	page.Live = feed.TopicKeyRequests
-	page.Rules, page.Values = keyValues(r.Verdict.Findings)
+	page.Rules, page.Values = v.keyValues(r.Verdict.Findings)
 	return page, v.openActions(&page, r)
 }
 
@@ -172,7 +172,7 @@ func (v *visit) requestFacts(r api.KeyRequestDetail) []ui.Pair {
 }
 
 // keyValues fills the table of rules: failed first, then passed, then what no rule judges.
-func keyValues(findings []api.Finding) ([]ui.RuleCount, []ui.KeyValue) {
+func (v *visit) keyValues(findings []api.Finding) ([]ui.RuleCount, []ui.KeyValue) {
 	var counts []ui.RuleCount
 	var values []ui.KeyValue
 	for _, group := range []struct {
@@ -189,6 +189,10 @@ func keyValues(findings []api.Finding) ([]ui.RuleCount, []ui.KeyValue) {
 			if f.Grade != "" {
 				grade := ui.GradeBadge(string(f.Grade))
 				value.Grade = &grade
+			}
+			if f.At != nil {
+				at := v.when(*f.At)
+				value.At = &at
 			}
 			values = append(values, value)
 		}

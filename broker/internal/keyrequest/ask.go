@@ -321,7 +321,7 @@ func failedRules(v api.Verdict) []string {
 	var out []string
 	for _, f := range v.Findings {
 		if f.Status == api.RuleFailed {
-			out = append(out, string(f.Fact)+" "+f.Condition)
+			out = append(out, string(f.Fact)+" "+f.Subject+" "+f.Condition)
 		}
 	}
 	return out

@@ -19,6 +19,8 @@ const (
 	maxValues     = 4096 // per fact
 	maxValueBytes = 16 << 10
 	maxNameBytes  = 128
+	// maxSubjectBytes is the longest path that Linux takes.
+	maxSubjectBytes = 4096
 )
 
 // observed are the facts that the broker itself vouches for.
@@ -56,6 +58,9 @@ func checkEvidence(e api.Evidence) error {
 		}
 		if !plain(string(f.Name), maxNameBytes) || f.Name == "" {
 			return problem.Invalid(field+".name", "is not a fact's name")
+		}
+		if !plain(f.Subject, maxSubjectBytes) || strings.ContainsAny(f.Subject, "\r\n\t") {
+			return problem.Invalid(field+".subject", "is not a fact's subject")
 		}
 		for _, text := range append([]string{f.Source, string(f.Grade), f.Missing}, f.Values...) {
 			if !plain(text, maxValueBytes) {

@@ -33,9 +33,9 @@ func parseIP(fact api.FactName, s string) (netip.Addr, error) {
 func checkFamily(fact api.FactName, ip netip.Addr) error {
 	switch {
 	case fact == api.FactSourceIPv4 && !ip.Is4():
-		return fmt.Errorf("%s is an IPv6 address: use the rule %s", ip, titleOf(api.FactSourceIPv6))
+		return fmt.Errorf("%s is an IPv6 address: use the rule %s", ip, titleOf(key{name: api.FactSourceIPv6}))
 	case fact == api.FactSourceIPv6 && !ip.Is6():
-		return fmt.Errorf("%s is an IPv4 address: use the rule %s", ip, titleOf(api.FactSourceIPv4))
+		return fmt.Errorf("%s is an IPv4 address: use the rule %s", ip, titleOf(key{name: api.FactSourceIPv4}))
 	}
 	return nil
 }

@@ -13,19 +13,23 @@ import (
 // an Unknown rating always waits for a person.
 func Appraise(p api.Policy, c Context) api.Verdict {
 	facts := collect(c)
+	judged := map[key]bool{}
 	if integrity, reason := unknown(p, c); integrity != "" {
-		return api.Verdict{Integrity: integrity, Action: api.ActionManual, Reason: reason, Findings: informational(facts, nil)}
+		return api.Verdict{Integrity: integrity, Action: api.ActionManual, Reason: reason, Findings: informational(facts, judged)}
 	}
 	var failed, passed []api.Finding
 	for _, r := range p.Rules {
-		f := judge(r, facts, c.Now)
+		f, used := judge(r, facts, c.Now)
+		for _, k := range used {
+			judged[k] = true
+		}
 		if f.Status == api.RulePassed {
 			passed = append(passed, f)
 		} else {
 			failed = append(failed, f)
 		}
 	}
-	v := api.Verdict{Findings: slices.Concat(failed, passed, informational(facts, p.Rules))}
+	v := api.Verdict{Findings: slices.Concat(failed, passed, informational(facts, judged))}
 	if len(failed) == 0 {
 		v.Integrity, v.Action = api.IntegrityGood, known(p.OnMatch)
 		v.Reason = fmt.Sprintf("All %s of policy %q passed: %s.", count(len(passed), "rule"), p.Name, describe(v.Action))
@@ -56,19 +60,17 @@ func unknown(p api.Policy, c Context) (api.Integrity, string) {
 	return "", ""
 }
 
-// judge applies one rule.
-func judge(r api.Rule, facts collected, now time.Time) api.Finding {
-	fact, ok := facts.facts[r.Fact]
-	finding := api.Finding{
-		Fact: r.Fact, Title: titleOf(r.Fact), Condition: formula(r), Actual: actual(fact, ok),
-		Status: api.RuleFailed, Grade: fact.Grade, Source: fact.Source,
+// judge applies one rule, and says which facts it judged.
+func judge(r api.Rule, facts collected, now time.Time) (api.Finding, []key) {
+	if r.Fact == api.FactExpression {
+		return judgeExpression(r, facts, now)
 	}
-	if wrong := checkRule(r); len(wrong) > 0 {
-		finding.Condition = strings.TrimSpace(finding.Condition + " [this rule cannot be judged: " + wrong[0].Message + "]")
-		return finding
-	}
-	if absent(fact, ok) != "" {
-		return finding
+	k := key{r.Fact, r.Subject}
+	fact, why := facts.find(k)
+	finding := found(k, fact, why, api.RuleFailed)
+	finding.Condition = formula(r)
+	if refuse(&finding, r) || why != "" {
+		return finding, []key{k}
 	}
 	holds, err := meets(r, fact, now)
 	if err != nil {
@@ -77,7 +79,26 @@ func judge(r api.Rule, facts collected, now time.Time) api.Finding {
 	if holds {
 		finding.Status = api.RulePassed
 	}
+	return finding, []key{k}
+}
+
+// found shows a fact.
+func found(k key, f api.Fact, why string, status api.RuleStatus) api.Finding {
+	finding := api.Finding{Fact: k.name, Subject: k.subject, Title: titleOf(k), Actual: actual(f, why), Status: status, Grade: f.Grade, Source: f.Source}
+	if !f.At.IsZero() {
+		at := f.At.UTC()
+		finding.At = &at
+	}
 	return finding
+}
+
+// refuse says in the finding why its rule cannot be judged, if that is so.
+func refuse(f *api.Finding, r api.Rule) bool {
+	wrong := checkRule(r)
+	if len(wrong) > 0 {
+		f.Condition = strings.TrimSpace(f.Condition + " [this rule cannot be judged: " + wrong[0].Message + "]")
+	}
+	return len(wrong) > 0
 }
 
 // meets evaluates the conditions of a rule that checkRule accepts. A value that cannot be read fails the rule even if
@@ -105,16 +126,13 @@ func meets(r api.Rule, fact api.Fact, now time.Time) (bool, error) {
 }
 
 // informational lists the collected facts that no rule judges.
-func informational(facts collected, rules []api.Rule) []api.Finding {
+func informational(facts collected, judged map[key]bool) []api.Finding {
 	var out []api.Finding
-	for _, name := range facts.order {
-		if slices.ContainsFunc(rules, func(r api.Rule) bool { return r.Fact == name }) {
-			continue
+	for _, k := range facts.order {
+		if !judged[k] {
+			f := facts.facts[k]
+			out = append(out, found(k, f, absent(f), api.RuleInformational))
 		}
-		f := facts.facts[name]
-		out = append(out, api.Finding{
-			Fact: name, Title: titleOf(name), Actual: actual(f, true), Status: api.RuleInformational, Grade: f.Grade, Source: f.Source,
-		})
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,13 +13,13 @@ import (
 
 // collected are the facts to judge: each name once, with an origin that can be trusted to be what it says.
 type collected struct {
-	facts map[api.FactName]api.Fact
-	order []api.FactName // registry order, then the facts this broker does not know by name
+	facts map[key]api.Fact
+	order []key // registry order, then the facts this broker does not know by name; those of one name by subject
 }
 
 // collect merges evidence and observed facts. What the broker observed stands above what a machine says of itself.
 func collect(c Context) collected {
-	facts := make(map[api.FactName]api.Fact, len(c.Evidence.Facts)+len(c.Observed))
+	facts := make(map[key]api.Fact, len(c.Evidence.Facts)+len(c.Observed))
 	for _, f := range c.Evidence.Facts {
 		if !mayReport(f) {
 			continue
@@ -26,12 +27,12 @@ func collect(c Context) collected {
 		f.Grade = api.GradeSelfReported
 		put(facts, f)
 	}
-	observed := make(map[api.FactName]api.Fact, len(c.Observed))
+	observed := make(map[key]api.Fact, len(c.Observed))
 	for _, f := range c.Observed {
 		put(observed, unmapSource(f))
 	}
-	for name, f := range observed {
-		facts[name] = f
+	for k, f := range observed {
+		facts[k] = f
 	}
 	return collected{facts, orderOf(facts)}
 }
@@ -43,12 +44,12 @@ func mayReport(f api.Fact) bool {
 	return f.Name != "" && !(known && info.Observed) && f.Grade != api.GradeBrokerObserved && f.Grade != api.GradeAPIConfirmed
 }
 
-// put adds a fact. A name that comes twice is no data: choosing one would let a machine hide the other.
-func put(facts map[api.FactName]api.Fact, f api.Fact) {
-	if _, twice := facts[f.Name]; twice {
+// put adds a fact. A name (with its subject) that comes twice is no data: choosing one would let a machine hide the other.
+func put(facts map[key]api.Fact, f api.Fact) {
+	if _, twice := facts[keyOf(f)]; twice {
 		f.Values, f.Missing = nil, "reported more than once"
 	}
-	facts[f.Name] = f
+	facts[keyOf(f)] = f
 }
 
 // unmapSource files an IPv4-mapped IPv6 source address as the IPv4 address that it is.
@@ -62,39 +63,56 @@ func unmapSource(f api.Fact) api.Fact {
 	return f
 }
 
-func orderOf(facts map[api.FactName]api.Fact) []api.FactName {
-	var order, unknown []api.FactName
-	for _, info := range registry {
-		if _, ok := facts[info.Name]; ok {
-			order = append(order, info.Name)
+func orderOf(facts map[key]api.Fact) []key {
+	place := func(k key) int {
+		if i := slices.IndexFunc(registry, func(info FactInfo) bool { return info.Name == k.name }); i >= 0 {
+			return i
 		}
+		return len(registry)
 	}
-	for name := range facts {
-		if _, known := lookup(name); !known {
-			unknown = append(unknown, name)
-		}
+	order := make([]key, 0, len(facts))
+	for k := range facts {
+		order = append(order, k)
 	}
-	slices.Sort(unknown)
-	return append(order, unknown...)
+	slices.SortFunc(order, func(a, b key) int {
+		return cmp.Or(place(a)-place(b), cmp.Compare(a.name, b.name), cmp.Compare(a.subject, b.subject))
+	})
+	return order
+}
+
+// find is a fact with the reason why it cannot be judged, which is empty when it can.
+func (c collected) find(k key) (f api.Fact, why string) {
+	f, ok := c.facts[k]
+	if ok {
+		return f, absent(f)
+	}
+	info, _ := lookup(k.name)
+	switch installed, known := c.facts[key{name: api.FactSecuritySoftware}]; {
+	case info.Subject == nil:
+		return f, "not reported"
+	case len(info.Subject.Values) == 0:
+		return f, "not reported: name it under facts in the agent's configuration"
+	case known && installed.Missing == "" && !slices.Contains(installed.Values, k.subject):
+		return f, "not reported: " + k.subject + " is not installed"
+	}
+	return f, "not reported"
 }
 
 // absent says why a fact cannot be judged; empty when it can.
-func absent(f api.Fact, ok bool) string {
+func absent(f api.Fact) string {
 	info, known := lookup(f.Name)
 	switch {
-	case !ok:
-		return "not reported"
 	case f.Missing != "":
 		return f.Missing
-	case len(f.Values) == 0 && known && info.Type != TypeNumberSet: // no open port is an answer, no host name is not
+	case len(f.Values) == 0 && known && !info.Type.set(): // no open port is an answer, no host name is not
 		return "reported without a value"
 	}
 	return ""
 }
 
-// actual is a fact's whole value for people.
-func actual(f api.Fact, ok bool) string {
-	if why := absent(f, ok); why != "" {
+// actual is a fact's whole value for people; why says why there is none.
+func actual(f api.Fact, why string) string {
+	if why != "" {
 		return "no data: " + why
 	}
 	if len(f.Values) == 0 {
@@ -111,6 +129,8 @@ func actual(f api.Fact, ok bool) string {
 			return m - n
 		})
 		values = slices.Compact(values)
+	} else if known && info.Type.set() {
+		slices.Sort(values)
 	}
 	if text := strings.Join(values, ", "); text != "" {
 		return text
@@ -126,8 +146,11 @@ func formula(r api.Rule) string {
 		if low, high, err := cutRange(c.Value); c.Operator == api.OpBetween && err == nil {
 			parts[i] = fmt.Sprintf("(>= %s) AND (<= %s)", low, high)
 		}
-		if c.Operator == api.OpOlderThan {
+		switch c.Operator {
+		case api.OpOlderThan:
 			parts[i] += " s"
+		case api.OpHolds:
+			parts[i] = c.Value
 		}
 	}
 	if len(parts) == 1 {

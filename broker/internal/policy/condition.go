@@ -15,7 +15,7 @@ type test func(values []string, now time.Time) (bool, error)
 
 const maxValueLength = 4096
 
-// compile turns a condition into a test, or says what is wrong with it.
+// compile turns a condition into a test, or says what is wrong with it. An expression has no test: it judges all facts.
 func compile(info FactInfo, c api.Condition) (test, error) {
 	if !slices.Contains(info.Operators, c.Operator) {
 		return nil, fmt.Errorf("%s does not take %q; it takes %s", info.Title, c.Operator, quoted(info.Operators))
@@ -29,10 +29,21 @@ func compile(info FactInfo, c api.Condition) (test, error) {
 	switch info.Type {
 	case TypeEnum:
 		return compileEnum(info, c)
+	case TypeNumber:
+		return compileNumber(c)
 	case TypeNumberSet:
 		return compilePorts(c)
+	case TypeSet:
+		return compileSet(info, c)
 	case TypeVersion:
 		return compileVersion(c)
+	case TypePackageVersion:
+		return compilePackageVersion(c)
+	case TypeDigest:
+		return compileDigest(c)
+	case TypeExpression:
+		_, err := expressionOf(c.Value)
+		return nil, err
 	case TypeAddress:
 		return compileAddress(info, c)
 	case TypeDate:

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,10 +14,14 @@ import (
 
 // words are pieces of values: enough that rules match now and then.
 var words = []string{"linux", "64", "read-only", "22", "80,443", "1..1023", "1.2.3", "9.180", "10.0.0.0/8", "10.1.2.3", "::ffff:10.1.2.3", "2001:db8::/32", "2001:db8::1",
-	"2026-11-22", "2026-11-22T11:00:00Z", "now-1d", "3600", "a", ".*", "(", "", "a,b", "1.0..2.0"}
+	`facts.guest_os == "linux"`, `facts.script_number["baseline"] > 1.0 || !(80 in facts.listening_tcp_ports)`, "installed", "ClamAV", "-2.5",
+	strings.Repeat("ab", 32), "2026-11-22", "2026-11-22T11:00:00Z", "now-1d", "3600", "a", ".*", "(", "", "a,b", "1.0..2.0"}
 
-var operators = []api.Operator{api.OpEqual, api.OpNotEqual, api.OpLess, api.OpLessEqual, api.OpGreater, api.OpGreaterEqual, api.OpBetween, api.OpIn,
-	api.OpStartsWith, api.OpContains, api.OpLacks, api.OpOnly, api.OpMatches, api.OpOlderThan, "", "~"}
+var drawnOperators = []api.Operator{api.OpEqual, api.OpNotEqual, api.OpLess, api.OpLessEqual, api.OpGreater, api.OpGreaterEqual, api.OpBetween, api.OpIn,
+	api.OpStartsWith, api.OpContains, api.OpLacks, api.OpOnly, api.OpMatches, api.OpOlderThan, api.OpHolds, "", "~"}
+
+// subjects, most often none or the example of one kind.
+var subjects = []string{"", "", "", packageSubject.Example, pathSubject.Example, scriptSubject.Example, api.ProductClamAV}
 
 func names() []api.FactName {
 	out := []api.FactName{"", "unheard_of"}
@@ -29,10 +34,10 @@ func names() []api.FactName {
 func drawPolicy(t *rapid.T) api.Policy {
 	actions := []api.Action{api.ActionApprove, api.ActionManual, api.ActionDeny, "", "other"}
 	condition := rapid.Custom(func(t *rapid.T) api.Condition {
-		return api.Condition{Operator: rapid.SampledFrom(operators).Draw(t, "operator"), Value: rapid.SampledFrom(words).Draw(t, "value")}
+		return api.Condition{Operator: rapid.SampledFrom(drawnOperators).Draw(t, "operator"), Value: rapid.SampledFrom(words).Draw(t, "value")}
 	})
 	rule := rapid.Custom(func(t *rapid.T) api.Rule {
-		return api.Rule{Fact: rapid.SampledFrom(names()).Draw(t, "fact"), Match: rapid.SampledFrom([]api.Match{api.MatchAll, api.MatchAny, ""}).Draw(t, "match"),
+		return api.Rule{Fact: rapid.SampledFrom(names()).Draw(t, "fact"), Subject: rapid.SampledFrom(subjects).Draw(t, "subject"), Match: rapid.SampledFrom([]api.Match{api.MatchAll, api.MatchAny, ""}).Draw(t, "match"),
 			Conditions: rapid.SliceOfN(condition, 0, 3).Draw(t, "conditions")}
 	})
 	return api.Policy{Name: "p", Rules: rapid.SliceOfN(rule, 0, 4).Draw(t, "rules"), OnMatch: rapid.SampledFrom(actions).Draw(t, "on match"),
@@ -41,7 +46,7 @@ func drawPolicy(t *rapid.T) api.Policy {
 
 func drawFacts(t *rapid.T, label string) []api.Fact {
 	fact := rapid.Custom(func(t *rapid.T) api.Fact {
-		return api.Fact{Name: rapid.SampledFrom(names()).Draw(t, "name"), Values: rapid.SliceOfN(rapid.SampledFrom(words), 0, 3).Draw(t, "values"),
+		return api.Fact{Name: rapid.SampledFrom(names()).Draw(t, "name"), Subject: rapid.SampledFrom(subjects).Draw(t, "subject"), Values: rapid.SliceOfN(rapid.SampledFrom(words), 0, 3).Draw(t, "values"),
 			Grade:   rapid.SampledFrom([]api.Grade{api.GradeSelfReported, api.GradeBrokerObserved, api.GradeHardwareSigned}).Draw(t, "grade"),
 			Missing: rapid.SampledFrom([]string{"", "", "", "gone"}).Draw(t, "missing")}
 	})
@@ -141,7 +146,7 @@ func FuzzAppraise(f *testing.F) {
 		}
 		f.Add(pj, fj, fj, device, int64(0))
 	}
-	for _, e := range expectations {
+	for _, e := range everyExpectation {
 		add(policyOf(ruleOf(e.fact, api.MatchAll, string(e.operator), e.value)), []api.Fact{{Name: e.fact, Values: e.meets[:1]}}, true)
 	}
 	add(api.Policy{}, nil, false)

@@ -15,7 +15,7 @@ var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // one makes a context in which exactly this fact is known.
 func one(name api.FactName, values ...string) Context {
 	c := Context{DeviceInPolicy: true, ImageInPolicy: true, Now: now}
-	fact := api.Fact{Name: name, Values: values, Source: "test", Grade: api.GradeSelfReported}
+	fact := api.Fact{Name: name, Subject: subjectOf(name), Values: values, Source: "test", Grade: api.GradeSelfReported}
 	if info, _ := lookup(name); info.Observed {
 		fact.Grade = api.GradeBrokerObserved
 		c.Observed = []api.Fact{fact}
@@ -25,19 +25,40 @@ func one(name api.FactName, values ...string) Context {
 	return c
 }
 
+// subjectOf is the example of a fact's subject; empty for facts of the whole machine.
+func subjectOf(name api.FactName) string {
+	if info, _ := lookup(name); info.Subject != nil {
+		return info.Subject.Example
+	}
+	return ""
+}
+
+// valuesOf splits what an expectation says of a set: numbers by blanks, texts by bars.
+func valuesOf(name api.FactName, text string) []string {
+	switch info, _ := lookup(name); {
+	case info.Type == TypeNumberSet:
+		return strings.Fields(text)
+	case info.Type == TypeSet && text == "":
+		return nil
+	case info.Type == TypeSet:
+		return strings.Split(text, "|")
+	}
+	return []string{text}
+}
+
 func policyOf(rules ...api.Rule) api.Policy {
 	return api.Policy{Name: "p", Rules: rules, OnMatch: api.ActionApprove, OnFailure: api.ActionDeny, LeaseSeconds: 60, HeartbeatSeconds: 5, RevokeMode: api.RevokeUnmount}
 }
 
 func ruleOf(name api.FactName, match api.Match, conditions ...string) api.Rule {
-	r := api.Rule{Fact: name, Match: match}
+	r := api.Rule{Fact: name, Subject: subjectOf(name), Match: match}
 	for i := 0; i < len(conditions); i += 2 {
 		r.Conditions = append(r.Conditions, api.Condition{Operator: api.Operator(conditions[i]), Value: conditions[i+1]})
 	}
 	return r
 }
 
-// expectation says which values of a fact meet a condition and which do not. Values of a set are separated by blanks.
+// expectation says which values of a fact meet a condition and which do not. valuesOf splits those of sets.
 type expectation struct {
 	fact     api.FactName
 	operator api.Operator
@@ -151,7 +172,7 @@ var expectations = []expectation{
 func TestRule_everyTypeAndOperator(t *testing.T) {
 	t.Parallel()
 	tested := map[string]bool{}
-	for _, e := range expectations {
+	for _, e := range everyExpectation {
 		tested[fmt.Sprint(e.fact, e.operator)] = true
 		p := policyOf(ruleOf(e.fact, api.MatchAll, string(e.operator), e.value))
 		if wrong := Validate(p); len(wrong) > 0 {
@@ -159,11 +180,7 @@ func TestRule_everyTypeAndOperator(t *testing.T) {
 			continue
 		}
 		judged := func(value string) api.Verdict {
-			values := []string{value}
-			if info, _ := lookup(e.fact); info.Type == TypeNumberSet {
-				values = strings.Fields(value)
-			}
-			return Appraise(p, one(e.fact, values...))
+			return Appraise(p, one(e.fact, valuesOf(e.fact, value)...))
 		}
 		for _, value := range e.meets {
 			if v := judged(value); v.Integrity != api.IntegrityGood || v.Action != api.ActionApprove {
@@ -178,7 +195,7 @@ func TestRule_everyTypeAndOperator(t *testing.T) {
 	}
 	for _, info := range Facts() {
 		for _, op := range info.Operators {
-			if !tested[fmt.Sprint(info.Name, op)] {
+			if info.Type != TypeExpression && !tested[fmt.Sprint(info.Name, op)] {
 				t.Errorf("no expectation for %s with %q", info.Name, op)
 			}
 		}
@@ -188,7 +205,7 @@ func TestRule_everyTypeAndOperator(t *testing.T) {
 // H-03: a rule that gets no data fails, and says so.
 func TestRule_withoutDataFails(t *testing.T) {
 	t.Parallel()
-	for _, e := range expectations {
+	for _, e := range everyExpectation {
 		p := policyOf(ruleOf(e.fact, api.MatchAny, string(e.operator), e.value))
 		info, _ := lookup(e.fact)
 		if !info.MultipleConditions {
@@ -203,14 +220,14 @@ func TestRule_withoutDataFails(t *testing.T) {
 		}
 		for why, c := range map[string]Context{"not reported": nothing, "netstat is not installed": uncollected} {
 			v := Appraise(p, c)
-			if v.Integrity != api.IntegrityBad || v.Action != api.ActionDeny || v.Findings[0].Status != api.RuleFailed || v.Findings[0].Actual != "no data: "+why {
+			if v.Integrity != api.IntegrityBad || v.Action != api.ActionDeny || v.Findings[0].Status != api.RuleFailed || !strings.HasPrefix(v.Findings[0].Actual, "no data: "+why) {
 				t.Errorf("%s %s, %s: %+v", e.fact, e.operator, why, v)
 			}
 		}
-		if info.Type != TypeNumberSet && Appraise(p, one(e.fact)).Integrity != api.IntegrityBad {
+		if !info.Type.set() && Appraise(p, one(e.fact)).Integrity != api.IntegrityBad {
 			t.Errorf("%s %s: passes without a value", e.fact, e.operator)
 		}
-		if info.Type != TypeNumberSet && Appraise(p, one(e.fact, e.meets[0], e.meets[0])).Integrity != api.IntegrityBad {
+		if !info.Type.set() && Appraise(p, one(e.fact, e.meets[0], e.meets[0])).Integrity != api.IntegrityBad {
 			t.Errorf("%s %s: passes with two values", e.fact, e.operator)
 		}
 	}
@@ -265,8 +282,11 @@ func TestFacts_describeThemselvesCorrectly(t *testing.T) {
 			t.Errorf("%+v is incomplete or doubled", info)
 		}
 		seen[info.Title], seen[string(info.Name)] = true, true
-		if (info.Type == TypeEnum) != (len(info.Values) > 0) {
+		if info.Type == TypeEnum && len(info.Values) == 0 || len(info.Values) > 0 && info.Type != TypeEnum && info.Type != TypeSet {
 			t.Errorf("%s: values %v", info.Name, info.Values)
+		}
+		if s := info.Subject; s != nil && (s.Title == "" || s.Help == "" || s.check(s.Example) != nil) {
+			t.Errorf("%s: the subject %+v is incomplete, or its example is refused", info.Name, s)
 		}
 		usable := slices.ContainsFunc(info.Operators, func(op api.Operator) bool {
 			_, err := compile(info, api.Condition{Operator: op, Value: info.Example})
@@ -281,7 +301,8 @@ func TestFacts_describeThemselvesCorrectly(t *testing.T) {
 		t.Error("a caller can change the registry")
 	}
 	for _, title := range []string{"Device Access Type", "Device Mount Point", "Key Request Date", "Instance Last Seen", "Instance User Data",
-		"Instance Location", "Request Source IP Address (IPv4)", "Request Source IP Address (IPv6)"} {
+		"Instance Location", "Request Source IP Address (IPv4)", "Request Source IP Address (IPv6)", "Security Softwares",
+		"Virus Scan Engine Version", "Virus Scan Pattern Version", "OS Patch Level", "Secure Boot", "Expression"} {
 		if !seen[title] {
 			t.Errorf("no rule is called %q", title)
 		}

@@ -75,6 +75,9 @@ func checkRule(r api.Rule) []FieldError {
 		return []FieldError{{"fact", fmt.Sprintf("%q is not a fact that rules can use", r.Fact)}}
 	}
 	var wrong []FieldError
+	if err := checkSubject(info, r.Subject); err != nil {
+		wrong = append(wrong, FieldError{"subject", err.Error()})
+	}
 	// A form shows all/any only when there are several conditions; with one, both mean the same.
 	if r.Match != api.MatchAll && r.Match != api.MatchAny && !(r.Match == "" && len(r.Conditions) == 1) {
 		wrong = append(wrong, FieldError{"match", "choose all or any"})
