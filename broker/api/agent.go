@@ -137,6 +137,26 @@ type VolumeRecord struct {
 	Broker           string `json:"broker"`
 	Account          string `json:"account"`
 	Device           string `json:"device"`
+	// RAID is the volume's place in a stripe, nil for a volume that stands alone.
+	RAID *RAIDMember `json:"raid,omitempty"`
+}
+
+// The ciphers that a volume record may name, as dm-crypt calls them. New volumes are XTS; ESSIV is that of volumes that
+// were imported.
+const (
+	CipherXTS   = "aes-xts-plain64"
+	CipherESSIV = "aes-cbc-essiv:sha256"
+)
+
+// RAIDMember is the place of a volume in a stripe (RAID 0) of volumes, each with a header and a key of its own.
+type RAIDMember struct {
+	// Set is the UUID of the stripe, the same in all its members.
+	Set string `json:"set"`
+	// Index is the place among Count members, from 0.
+	Index int `json:"index"`
+	Count int `json:"count"`
+	// Chunk is how many bytes lie on one member before the next one follows.
+	Chunk int64 `json:"chunk"`
 }
 
 // NonceResponse is a challenge for one key request, valid for a short time and once.

@@ -87,11 +87,15 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 		return nil, fmt.Errorf("its encapsulation has %d bytes, not %d", len(d.EncapsulatedKey), encapsulatedBytes)
 	}
 	keyBytes := len(d.SealedKey) - tagBytes
-	if keyBytes != 32 && keyBytes != 48 && keyBytes != 64 {
+	if keyBytes < minVolumeKey || keyBytes > maxVolumeKey {
 		return nil, fmt.Errorf("a sealed key of %d bytes is no volume key", len(d.SealedKey))
 	}
-	if bits := d.Volume.KeyBits; bits != 0 && bits != keyBytes*8/2 {
-		return nil, fmt.Errorf("it holds an AES-%d-XTS key, and its volume record says %d bits", keyBytes*8/2, bits)
+	if bits := d.Volume.KeyBits; bits != 0 {
+		if n, err := VolumeKeyBytes(d.Volume.Cipher, bits); err != nil || n != keyBytes {
+			return nil, fmt.Errorf("it holds a key of %d bytes, which is none of %s with %d bits, as its volume record says", keyBytes, d.Volume.Cipher, bits)
+		}
+	} else if keyBytes != 32 && keyBytes != 48 && keyBytes != 64 {
+		return nil, fmt.Errorf("a key of %d bytes is none of XTS", keyBytes)
 	}
 	_, kdf, aead := DeliverySuite()
 	recipient, err := hpke.NewRecipient(d.EncapsulatedKey, k.private, kdf, aead, []byte(api.HPKEInfo))

@@ -74,7 +74,8 @@ func TestDeliveryKey_refusesAnotherVolumeRecord(t *testing.T) {
 	t.Parallel()
 	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
 	record := api.VolumeRecord{UUID: "u", Cipher: "aes-xts-plain64", KeyBits: 256, SectorSize: 4096, DataOffset: 16 << 20, DataSize: 1 << 30,
-		DigestSalt: []byte{1}, Digest: []byte{2}, DigestIterations: 1000, Epoch: 1, HeaderHash: []byte{3}, Broker: "b", Account: "acc", Device: "dev"}
+		DigestSalt: []byte{1}, Digest: []byte{2}, DigestIterations: 1000, Epoch: 1, HeaderHash: []byte{3}, Broker: "b", Account: "acc", Device: "dev",
+		RAID: &api.RAIDMember{Set: "s", Count: 2, Chunk: 65536}}
 	bound := wanted
 	bound.VolumeSHA256 = must(t, record)
 	d := seal(t, k.PublicKey(), bindingOf(t, bound), volumeKey, api.HPKEInfo)

@@ -145,6 +145,12 @@ func ReadExport(data []byte) (ExportFile, error) {
 	return f.ExportFile, err
 }
 
+// ReadExportRecord is ReadExport, with the record of the volume. Both are what the file says, and proved only by opening it.
+func ReadExportRecord(data []byte) (ExportFile, api.VolumeRecord, error) {
+	f, err := parseExport(data)
+	return f.ExportFile, f.volume, err
+}
+
 // parsedExport is an export file with every length and parameter checked.
 type parsedExport struct {
 	ExportFile
@@ -179,7 +185,7 @@ func parseExport(data []byte) (parsedExport, error) {
 	if f.salt, err = decodeField("salt", k.Salt, minKDFSalt, maxKDFSalt); err != nil {
 		return parsedExport{}, err
 	}
-	if f.sealed, err = decodeField("key", f.Key.Text, exportNonce+32+tagBytes, exportNonce+64+tagBytes); err != nil {
+	if f.sealed, err = decodeField("key", f.Key.Text, exportNonce+minVolumeKey+tagBytes, exportNonce+maxVolumeKey+tagBytes); err != nil {
 		return parsedExport{}, err
 	}
 	record, err := decodeField("volume", f.Volume, 2, maxExportFile)
@@ -232,7 +238,7 @@ func (f parsedExport) open(kek []byte) (Exported, error) {
 	if err != nil {
 		return Exported{}, ErrExported
 	}
-	if len(key)*8 != 2*f.volume.KeyBits {
+	if n, err := VolumeKeyBytes(f.volume.Cipher, f.volume.KeyBits); err != nil || len(key) != n {
 		clear(key)
 		return Exported{}, fmt.Errorf("a key of %d bytes does not fit its volume of %d bits: export it again", len(key), f.volume.KeyBits)
 	}

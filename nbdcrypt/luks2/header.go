@@ -177,13 +177,11 @@ func (h *Header) parseSegment(segments node) {
 	s := segments.object("0")
 	s.only("type", "offset", "size", "iv_tweak", "encryption", "sector_size")
 	s.want("type", "crypt")
-	if cipher := s.text("encryption"); cipher != CipherXTS && cipher != CipherESSIV {
-		s.fail("encryption", "%.64q; only %q and %q are accepted", cipher, CipherXTS, CipherESSIV)
-	}
+	cipher := s.cipher("encryption")
 	s.want("size", "dynamic")
 	s.want("iv_tweak", "0")
 	s.size("offset")
-	h.content.Segment = segmentContent{"crypt", s.text("offset"), "dynamic", "0", s.text("encryption"), s.integer("sector_size")}
+	h.content.Segment = segmentContent{"crypt", s.text("offset"), "dynamic", "0", cipher, s.integer("sector_size")}
 }
 
 func (h *Header) parseDigest(digests node) (keyslots []string) {

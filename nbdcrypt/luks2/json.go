@@ -123,6 +123,15 @@ func (n node) want(name, value string) {
 	}
 }
 
+// cipher reads the name of one of the two ciphers.
+func (n node) cipher(name string) string {
+	got := n.text(name)
+	if got != CipherXTS && got != CipherESSIV {
+		n.fail(name, "%.64q; only %q and %q are accepted", got, CipherXTS, CipherESSIV)
+	}
+	return got
+}
+
 // size reads a byte count, which LUKS2 writes as a string because JSON numbers are not 64-bit integers everywhere.
 func (n node) size(name string) int64 {
 	return int64(n.decimal(name, n.text(name), 1<<62))

@@ -17,7 +17,7 @@ var ErrPassphrase = errors.New("no passphrase slot of this volume opens with it"
 // header's digest and nothing else; what an adopted volume is opened by is the Record that Adopt returns.
 type Foreign struct {
 	UUID, Label string
-	// Cipher is CipherXTS; KeyBits, SectorSize, DataOffset and DataSize are as in Record.
+	// Cipher is CipherXTS or CipherESSIV; KeyBits, SectorSize, DataOffset and DataSize are as in Record.
 	Cipher               string
 	KeyBits, SectorSize  int
 	DataOffset, DataSize int64
@@ -58,7 +58,7 @@ func OpenKeyslot(dev blockdev.Device, passphrase []byte) (*keymem.Key, Foreign, 
 
 // open returns nil without an error where the passphrase is not the slot's.
 func (v *foreignVolume) open(dev blockdev.Device, s slot, passphrase []byte) (*keymem.Key, error) {
-	material := make([]byte, s.keySize*stripes)
+	material := make([]byte, areaSize(s.keySize))
 	defer clear(material)
 	if _, err := dev.ReadAt(material, s.offset); err != nil {
 		return nil, fmt.Errorf("read its area: %w", err)
@@ -68,7 +68,7 @@ func (v *foreignVolume) open(dev blockdev.Device, s slot, passphrase []byte) (*k
 		return nil, err
 	}
 	defer unlock.Wipe()
-	if err := decryptArea(material, unlock); err != nil {
+	if err := decryptArea(material, s.areaCipher, unlock); err != nil {
 		return nil, err
 	}
 	key, err := keymem.New(s.keySize)
@@ -89,6 +89,7 @@ type slot struct {
 	name                 string
 	priority             int
 	keySize, areaKeySize int // bytes
+	areaCipher           string
 	offset               int64
 	afHash               *afHash
 	kdf                  kdf
@@ -141,14 +142,14 @@ func readSlot(n node, keySize int, end int64) slot {
 	area := n.object("area")
 	area.only("type", "offset", "size", "encryption", "key_size")
 	area.want("type", "raw")
-	area.want("encryption", CipherXTS)
+	s.areaCipher = area.cipher("encryption")
 	s.areaKeySize = area.integer("key_size")
-	if s.areaKeySize != 32 && s.areaKeySize != 48 && s.areaKeySize != 64 {
-		area.fail("key_size", "%d; must be 32, 48 or 64", s.areaKeySize)
+	if keyBits(s.areaCipher, s.areaKeySize) == 0 {
+		area.fail("key_size", "%d bytes are none of %s with 128, 192 or 256 bits", s.areaKeySize, s.areaCipher)
 	}
 	s.offset = area.size("offset")
 	size := area.size("size")
-	if s.offset < keyslotsOffset || s.offset%512 != 0 || size < int64(keySize*stripes) || size > end-s.offset {
+	if s.offset < keyslotsOffset || s.offset%512 != 0 || size < int64(areaSize(keySize)) || size > end-s.offset {
 		area.fail("offset", "%d bytes at %d do not hold the slot, or lie outside the header", size, s.offset)
 	}
 	s.kdf = readKDF(n.object("kdf"))

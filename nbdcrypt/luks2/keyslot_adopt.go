@@ -14,7 +14,7 @@ import (
 // the volume is opened from then on. Payload and passphrase slots stay as they are, so that the owner's passphrases go on
 // working until `cryptsetup erase` takes them away. key is the volume key, for example from OpenKeyslot; it is only read.
 //
-// p.KeyBits and p.SectorSize may be 0; otherwise they must be the volume's. A volume that has our token already, of
+// p.Cipher may be empty, p.KeyBits and p.SectorSize 0; otherwise they must be the volume's. A volume that has our token already, of
 // whatever broker, is refused unless p.Overwrite, because its former record no longer opens it. A token of another program
 // (a TPM's, clevis) is refused: remove it first.
 //
@@ -101,11 +101,15 @@ func (v *foreignVolume) adoptable(p Params, key *keymem.Key) error {
 			}
 		}
 	}
-	if bits := key.Len() * 4; v.KeyBits != 0 && bits != v.KeyBits {
-		return fmt.Errorf("%w: it has %d bytes, the volume's %d", ErrWrongKey, key.Len(), v.KeyBits/4)
+	bits := keyBits(v.Cipher, key.Len())
+	if bits == 0 || v.KeyBits != 0 && bits != v.KeyBits {
+		return fmt.Errorf("%w: it has %d bytes, which is no key of this volume's %s", ErrWrongKey, key.Len(), v.Cipher)
 	}
-	if p.KeyBits != 0 && p.KeyBits != key.Len()*4 {
-		return badField("key_bits", "%d; the volume has %d", p.KeyBits, key.Len()*4)
+	if p.Cipher != "" && p.Cipher != v.Cipher {
+		return badField("cipher", "%.64q; the volume has %s", p.Cipher, v.Cipher)
+	}
+	if p.KeyBits != 0 && p.KeyBits != bits {
+		return badField("key_bits", "%d; the volume has %d", p.KeyBits, bits)
 	}
 	if p.SectorSize != 0 && p.SectorSize != v.SectorSize {
 		return badField("sector_size", "%d; the volume has %d", p.SectorSize, v.SectorSize)
@@ -121,7 +125,7 @@ func (v *foreignVolume) contentFor(p Params, key *keymem.Key) (content, error) {
 	}
 	c := content{UUID: v.UUID, Segment: v.segment, Digest: v.digest, JSONSize: v.jsonSize, Token: tokenContent{
 		Type: TokenType, Version: formatVersion, Broker: p.Broker, Account: p.Account, Device: p.Device,
-		Epoch: strconv.FormatUint(epoch, 10), KeyBits: key.Len() * 4, DataSize: strconv.FormatInt(v.DataSize, 10),
+		Epoch: strconv.FormatUint(epoch, 10), KeyBits: keyBits(v.Cipher, key.Len()), DataSize: strconv.FormatInt(v.DataSize, 10),
 	}}
 	mac, err := tokenMAC(key.Bytes(), c.UUID, c.canonical(false))
 	c.Token.HMAC = mac

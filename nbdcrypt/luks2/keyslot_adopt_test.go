@@ -90,7 +90,7 @@ func TestAdopt_refusals(t *testing.T) {
 		want   string
 	}{
 		{"another key", nil, nil, 256, 2, "does not belong"},
-		{"a key of another length", nil, nil, 128, 1, "has 32 bytes, the volume's 64"},
+		{"a key of another length", nil, nil, 128, 1, "has 32 bytes, which is no key of this volume's"},
 		{"a TPM's token", token("systemd-tpm2"), nil, 256, 1, "cryptsetup token remove --token-id 3"},
 		{"a token of ours", token(TokenType), nil, 256, 1, "Overwrite"},
 		{"other key bits", nil, func(p *Params) { p.KeyBits = 128 }, 256, 1, "key_bits"},

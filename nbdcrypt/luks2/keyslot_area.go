@@ -5,6 +5,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 
+	"keyward/nbdcrypt/essiv"
 	"keyward/nbdcrypt/keymem"
 	"keyward/nbdcrypt/xts"
 )
@@ -12,9 +13,16 @@ import (
 // stripes is how many pieces the anti-forensic splitter makes of a key. LUKS knows no other number.
 const stripes = 4000
 
+// areaSize is how many bytes of its area a slot for a key takes: the stripes, in whole sectors.
+func areaSize(keySize int) int { return (keySize*stripes + 511) / 512 * 512 }
+
 // decryptArea decrypts a slot's area in place: sectors of 512 bytes, counted from the start of the area.
-func decryptArea(material []byte, unlock *keymem.Key) error {
-	c, err := xts.New(unlock.Bytes())
+func decryptArea(material []byte, cipher string, unlock *keymem.Key) error {
+	expand := xts.New
+	if cipher == CipherESSIV {
+		expand = essiv.New
+	}
+	c, err := expand(unlock.Bytes())
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ type foreignVolume struct {
 }
 
 // readForeign reads the newer copy of the header of any LUKS2 volume of the usual layout: headers of 16 KiB, one segment
-// without integrity, aes-xts-plain64.
+// without integrity, aes-xts-plain64 or aes-cbc-essiv:sha256.
 func readForeign(dev blockdev.Device) (*foreignVolume, error) {
 	if dev.Size() < keyslotsOffset {
 		return nil, fmt.Errorf("device of %d bytes: %w", dev.Size(), ErrNotLUKS2)
@@ -72,11 +72,11 @@ func (v *foreignVolume) parse(size int64) error {
 	s := segments.object("0")
 	s.only("type", "offset", "size", "iv_tweak", "encryption", "sector_size")
 	s.want("type", "crypt")
-	s.want("encryption", CipherXTS)
+	cipher := s.cipher("encryption")
 	s.want("size", "dynamic")
 	s.want("iv_tweak", "0")
-	v.segment = segmentContent{"crypt", s.text("offset"), "dynamic", "0", CipherXTS, s.integer("sector_size")}
-	v.UUID, v.Label, v.Cipher, v.SectorSize, v.DataOffset = v.binary.uuid, v.binary.label, CipherXTS, v.segment.SectorSize, s.size("offset")
+	v.segment = segmentContent{"crypt", s.text("offset"), "dynamic", "0", cipher, s.integer("sector_size")}
+	v.UUID, v.Label, v.Cipher, v.SectorSize, v.DataOffset = v.binary.uuid, v.binary.label, cipher, v.segment.SectorSize, s.size("offset")
 	if v.SectorSize != 512 && v.SectorSize != 4096 {
 		s.fail("sector_size", "%d; 512 and 4096 are accepted", v.SectorSize)
 	} else if v.DataSize = (size - v.DataOffset) / int64(v.SectorSize) * int64(v.SectorSize); v.DataOffset < keyslotsOffset || v.DataSize <= 0 {
@@ -121,10 +121,10 @@ func (v *foreignVolume) parse(size int64) error {
 	if err != nil {
 		return err
 	}
-	if keySize != 0 && keySize != 32 && keySize != 48 && keySize != 64 {
-		return badField("keyslots", "a key of %d bytes; 32, 48 and 64 are accepted", keySize)
+	if keySize != 0 && keyBits(cipher, keySize) == 0 {
+		return badField("keyslots", "a key of %d bytes is none of %s with 128, 192 or 256 bits", keySize, cipher)
 	}
-	v.KeyBits = keySize * 4
+	v.KeyBits = keyBits(cipher, keySize)
 	v.slots = slotsOf(keyslots, inDigest, keySize, v.DataOffset)
 	return nil
 }

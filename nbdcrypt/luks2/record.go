@@ -121,6 +121,16 @@ func keyLen(cipher string, bits int) int {
 	return bits / 4
 }
 
+// keyBits is the AES key size of a volume key of n bytes, 0 for a length that none has.
+func keyBits(cipher string, n int) int {
+	for _, bits := range []int{128, 192, 256} {
+		if keyLen(cipher, bits) == n {
+			return bits
+		}
+	}
+	return 0
+}
+
 // Validate returns nil if a volume may be opened by the record, and else a FieldError. Every header that was parsed
 // went through the same checks.
 func (r Record) Validate() error {

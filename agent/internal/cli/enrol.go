@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -114,6 +115,9 @@ func (a *app) secret(value, file, flag string) (string, error) {
 	if value != "" {
 		return value, nil
 	}
+	if file == "-" && a.terminal() {
+		return a.typed(strings.TrimLeft(flag, "-"), bufio.NewReader(a.in))
+	}
 	in := a.in
 	if file != "-" {
 		f, err := os.Open(file)
@@ -123,7 +127,7 @@ func (a *app) secret(value, file, flag string) (string, error) {
 		defer f.Close()
 		in = f
 	}
-	data, err := io.ReadAll(io.LimitReader(in, 4096))
+	data, err := io.ReadAll(io.LimitReader(in, maxSecret))
 	if err != nil {
 		return "", fmt.Errorf("read %s-file: %w", flag, err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keyward/broker/api"
 	"keyward/broker/client"
 )
 
@@ -44,14 +45,36 @@ func (a *app) exportedKey(path, passphrase, out string) error {
 		return fmt.Errorf("open the exported key %s: %w", path, err)
 	}
 	defer clear(exported.Key)
+	cfg, _, err := a.load()
+	if err != nil {
+		return err
+	}
 	if err := writeKey(out, exported.Key); err != nil {
 		return err
 	}
-	v := exported.Volume
+	if err := notebook(cfg).Append(api.OfflineKeyWritten, []string{exported.DeviceID}, map[string]string{"by": operator()}); err != nil {
+		return errors.Join(err, os.Remove(out))
+	}
 	fmt.Fprintf(a.err, "volume key of device %s (%s) written to %s; open the volume with:\n", exported.Name, exported.DeviceID, out)
-	fmt.Fprintf(a.out, "cryptsetup open --type luks2 --disable-keyring --volume-key-file %s --key-size %d DISK %s\n",
-		shellQuote(out), 2*v.KeyBits, "keyward-"+v.UUID[:min(8, len(v.UUID))])
+	for _, line := range stockCommand(exported.Volume, out, 8*len(exported.Key)) {
+		fmt.Fprintln(a.out, line)
+	}
 	return nil
+}
+
+// stockCommand is what opens a volume with cryptsetup and nothing of ours. A member of a stripe is opened like any volume;
+// dmsetup puts the opened members together.
+func stockCommand(v api.VolumeRecord, keyFile string, keyBits int) []string {
+	name := func(id string) string { return "keyward-" + id[:min(8, len(id))] }
+	lines := []string{fmt.Sprintf("cryptsetup open --type luks2 --disable-keyring --volume-key-file %s --key-size %d DISK %s",
+		shellQuote(keyFile), keyBits, name(v.UUID))}
+	if r := v.RAID; r != nil {
+		member := v.DataSize / r.Chunk * r.Chunk
+		lines = append(lines, fmt.Sprintf("# member %d of %d; once all are open, with /dev/mapper/MEMBER0 and so on in their order:", r.Index, r.Count),
+			fmt.Sprintf("dmsetup create %s --table '0 %d striped %d %d /dev/mapper/MEMBER0 0 ... /dev/mapper/MEMBER%d 0'",
+				name(r.Set), member*int64(r.Count)/512, r.Count, r.Chunk/512, r.Count-1))
+	}
+	return lines
 }
 
 // writeKey never replaces a file and leaves nothing half written.

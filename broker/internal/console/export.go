@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
 	"keyward/ui"
 )
 
@@ -65,7 +66,7 @@ func exportDevices(v *visit) error {
 		err := v.Inventory.Export(v.ctx, v.p, api.ExportWrite{DeviceIDs: ids, Passphrase: passphrase}, &archive)
 		if err == nil {
 			v.http.Set("Content-Type", "application/zip")
-			v.http.Set("Content-Disposition", `attachment; filename="KeywardDeviceKeys-`+v.now.UTC().Format("20060102T150405Z")+`.zip"`)
+			v.http.Set("Content-Disposition", `attachment; filename="`+inventory.ExportName(v.now)+`"`)
 			return v.http.Send(archive.Bytes())
 		}
 		var ok bool

@@ -134,6 +134,14 @@ func registerAgentKeys(r *Router, d AgentDeps, machine func(method, path, summar
 		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.RequestEvent]) (*None, error) {
 			return nil, d.Requests.Report(ctx, p, in.call(p, "events/"+in.ID), in.ID, in.Body)
 		})
+	handle(r, machine(http.MethodPost, api.PathImportOffer, "Ask whether a device's volume may be imported"),
+		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.ImportOfferRequest]) (*answer[api.ImportOffer], error) {
+			return answerOf(d.Jobs.OfferImport(ctx, p, in.ID, in.Body))
+		})
+	handle(r, machine(http.MethodPost, api.PathImport, "Hand over the key of a volume that was encrypted before"),
+		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.ImportKey]) (*answer[api.AssignedDevice], error) {
+			return answerOf(d.Jobs.Import(ctx, p, in.call(p, "import/"+in.ID), in.ID, in.Body))
+		})
 	handle(r, machine(http.MethodPost, api.PathJobKey, "Take an encrypt job and its sealed device key"),
 		func(ctx context.Context, p tenant.Principal, in *AgentCallByID[api.JobKeyRequest]) (*answer[api.KeyDelivery], error) {
 			return answerOf(d.Jobs.Take(ctx, p, in.call(p, "job-key/"+in.ID), in.ID, in.Body))

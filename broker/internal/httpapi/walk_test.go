@@ -57,6 +57,9 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /agent/v1/jobs/{id}/progress":              api.JobProgress{Phase: "header"},
 		"POST /api/v1/devices/{id}/cancel-encryption":    nil,
 		"POST /agent/v1/nonce":                           nil,
+		"POST /agent/v1/devices/{id}/import-offer":       api.ImportOfferRequest{Nonce: "x"},
+		"POST /agent/v1/devices/{id}/import": api.ImportKey{Nonce: "x", EncapsulatedKey: []byte{1}, SealedKey: []byte{1},
+			Volume: api.VolumeRecord{Cipher: api.CipherXTS, KeyBits: 256}},
 	}
 }
 
@@ -281,7 +284,10 @@ func fetch(t *testing.T, r *rig, c *http.Client, token, path string) string {
 func TestRoutes_agentsNeedACertificate(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		form := bodies(map[string]string{})
-		none := map[string]string{"key-requests": "0197f1f0-0000-7000-8000-000000000000", "jobs": "0197f1f0-0000-7000-8000-000000000000"}
+		none := map[string]string{}
+		for _, word := range []string{"key-requests", "jobs", "devices"} {
+			none[word] = "0197f1f0-0000-7000-8000-000000000000"
+		}
 		c := r.browser()
 		for _, rt := range r.agents.Routes() {
 			if rt.Open {

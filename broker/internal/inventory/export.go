@@ -24,7 +24,7 @@ const maxExport = 1000
 
 // ExportName is the file name of an export made at a time.
 func ExportName(at time.Time) string {
-	return "KeywardDeviceKeys-" + at.UTC().Format("20060102-150405") + ".zip"
+	return "KeywardDeviceKeys-" + at.UTC().Format("20060102T150405Z") + ".zip"
 }
 
 // exported is one device with what its file needs.

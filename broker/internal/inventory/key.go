@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/problem"
@@ -23,7 +24,7 @@ func AccountKey(t *store.Tenant) (keystore.AccountKey, error) {
 
 // WrappedKey is a row in the form that the key store takes.
 func WrappedKey(k store.DeviceKey) keystore.DeviceKey {
-	return keystore.DeviceKey{AccountID: k.AccountID, DeviceID: k.DeviceID, Bits: k.Bits, Generation: k.Generation, Wrapped: k.Wrapped}
+	return keystore.DeviceKey{AccountID: k.AccountID, DeviceID: k.DeviceID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation, Wrapped: k.Wrapped}
 }
 
 // NewKey makes and stores the next key of a device.
@@ -32,18 +33,42 @@ func NewKey(t *store.Tenant, root keystore.Root, d store.Device) (store.DeviceKe
 	if err != nil {
 		return store.DeviceKey{}, err
 	}
-	generation := int64(1)
-	if last, err := CurrentKey(t, d.ID); err == nil {
-		generation = last.Generation + 1
-	} else if !errors.Is(err, store.ErrNotFound) {
+	generation, err := nextGeneration(t, d.ID)
+	if err != nil {
 		return store.DeviceKey{}, err
 	}
 	k, err := keystore.NewDeviceKey(root, account, d.ID, d.KeyBits, generation)
 	if err != nil {
 		return store.DeviceKey{}, fmt.Errorf("making a key for device %q: %w", d.Name, err)
 	}
-	row := store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Generation: k.Generation, Wrapped: k.Wrapped}
+	row := store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Cipher: api.CipherXTS, Generation: k.Generation, Wrapped: k.Wrapped}
 	return row, store.In[store.DeviceKey](t).Insert(&row)
+}
+
+// StoreKey keeps a volume key that was not made here as the next key of a device. key stays the caller's.
+func StoreKey(t *store.Tenant, root keystore.Root, d store.Device, cipher string, bits int, key keystore.Key) error {
+	account, err := AccountKey(t)
+	if err != nil {
+		return err
+	}
+	generation, err := nextGeneration(t, d.ID)
+	if err != nil {
+		return err
+	}
+	k, err := keystore.WrapDeviceKey(root, account, keystore.DeviceKey{AccountID: t.AccountID(), DeviceID: d.ID, Bits: bits, Cipher: cipher, Generation: generation}, key)
+	if err != nil {
+		return fmt.Errorf("keeping the key of device %q: %w", d.Name, err)
+	}
+	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation, Wrapped: k.Wrapped})
+}
+
+// nextGeneration is the number of a device's next key.
+func nextGeneration(t *store.Tenant, deviceID string) (int64, error) {
+	last, err := CurrentKey(t, deviceID)
+	if errors.Is(err, store.ErrNotFound) {
+		return 1, nil
+	}
+	return last.Generation + 1, err
 }
 
 // CopyConfiguration gives a clone the configuration, the volume record and the key of the device that it was made from.
@@ -94,9 +119,9 @@ func (s *Service) copyKey(t *store.Tenant, source store.DeviceKey, cloneID strin
 		return err
 	}
 	defer key.Wipe()
-	k, err := keystore.WrapDeviceKey(s.Root, account, keystore.DeviceKey{AccountID: t.AccountID(), DeviceID: cloneID, Bits: source.Bits, Generation: 1}, key)
+	k, err := keystore.WrapDeviceKey(s.Root, account, keystore.DeviceKey{AccountID: t.AccountID(), DeviceID: cloneID, Bits: source.Bits, Cipher: source.Cipher, Generation: 1}, key)
 	if err != nil {
 		return err
 	}
-	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: cloneID, Bits: k.Bits, Generation: k.Generation, Wrapped: k.Wrapped})
+	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: cloneID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation, Wrapped: k.Wrapped})
 }

@@ -18,8 +18,8 @@ type State struct {
 // Event is something that happens to a device or a RAID set.
 type Event string
 
-// The events. Created, MemberVanished and MembersBack belong to RAID sets; Published, Vanished and ConfigurationCopied
-// to devices.
+// The events. Created, MemberVanished and MembersBack belong to RAID sets; Published, Vanished,
+// ConfigurationCopied and KeyImported to devices.
 const (
 	Published           Event = "published"          // a machine's inventory lists the device
 	Vanished            Event = "vanished"           // it lists the device no longer
@@ -35,6 +35,7 @@ const (
 	Unmounted           Event = "unmounted"          // stopped, revoked, or the lease is over
 	Unconfigured        Event = "unconfigure"        // a person destroys the key
 	ConfigurationCopied Event = "copy-configuration" // of the device that this one is a clone of
+	KeyImported         Event = "key-imported"       // its machine handed over the key of a volume that was there before
 	Deleted             Event = "delete"             // a person removes it from the inventory
 	Created             Event = "created"            // a person made a RAID set
 	MemberVanished      Event = "member-vanished"    // a member became Undetected
@@ -81,6 +82,7 @@ const (
 	EffectDestroyKey     = "destroy-key"         // for ever; a set: the members' keys
 	EffectClearConfig    = "clear-configuration" // and the volume record
 	EffectCopyKey        = "copy-key"            // key and volume record of the source, wrapped for this device
+	EffectTakeKey        = "take-key"            // that its machine handed over becomes the device's next one
 	EffectMarkUnverified = "mark-unverified"     // say so until an agent has opened the volume
 	EffectMarkVerified   = "mark-verified"       // an agent has opened it
 	EffectWarnMissing    = "warn-missing"        // say that the inventory lacks a device that is in use

@@ -17,6 +17,7 @@ var deviceHelp = map[Event]string{
 	Unmounted:           "only an encrypted device is mounted",
 	Unconfigured:        "let encryption finish, stop the agent or revoke the key, and unconfigure a member with its RAID set",
 	ConfigurationCopied: "only a device that is not configured takes the configuration of its source",
+	KeyImported:         "configure the device first; a volume is imported while it is Configured",
 	Deleted:             "stop the agent, remove the device from its machine, publish the inventory, then delete it; a member leaves its RAID set first",
 }
 

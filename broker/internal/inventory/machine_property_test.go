@@ -59,7 +59,7 @@ func TestMachines_noPathLosesAKeyUnasked(t *testing.T) {
 					if e == EncryptAsked && !c.Destroy && !c.Empty {
 						t.Fatalf("%s overwrites what the device holds", e)
 					}
-					if has(res.Effects, EffectNewKey) || has(res.Effects, EffectCopyKey) {
+					if has(res.Effects, EffectNewKey) || has(res.Effects, EffectTakeKey) || has(res.Effects, EffectCopyKey) {
 						hasKey, keyed = true, keyed+1
 					}
 					encrypted := func(s State) bool {

@@ -59,6 +59,8 @@ var deviceTable = statusTable{
 			with(machine.Do(EffectCopyKey), machine.Do(EffectMarkUnverified), machine.Audit("device.cloned"))),
 		to(at(api.DeviceConfigured), EncryptAsked, given(complete, notRoot, single, mayOverwrite), api.DeviceEncryptionPending,
 			with(machine.Do(EffectQueueJob), machine.Audit("device.encrypt-asked"))),
+		to(at(api.DeviceConfigured), KeyImported, given(complete, notRoot, single), api.DeviceEncrypted,
+			with(machine.Do(EffectTakeKey), machine.Do(EffectStoreVolume), machine.Audit("device.imported"))),
 		to(at(api.DeviceEncrypting), Encrypted, nil, api.DeviceEncrypted, encryptedEffects("device")),
 		to(at(api.DeviceUndetected), Encrypted, given(wasStatus(api.DeviceEncrypting)), later(api.DeviceUndetected, api.DeviceEncrypted), encryptedEffects("device")),
 	}, provisioning(api.DeviceUndetected, "device"), use(api.DeviceUndetected, "device"), []arrow{

@@ -35,6 +35,10 @@ encrypt-asked complete notroot empty          . . .    . . . . . . . . . . . .
 encrypt-asked complete single empty           . . .    . . . . . . . . . . . .
 encrypt-asked notroot single empty            . . .    . . . . . . . . . . . .
 agent-took-job                      .    .    .    Encg Encg .    .    .    .         .         .         .         .         .         .
+key-imported complete notroot single . . Encd . . . . . . . . . . . .
+key-imported complete notroot       . . . . . . . . . . . . . . .
+key-imported complete single        . . . . . . . . . . . . . . .
+key-imported notroot single         . . . . . . . . . . . . . . .
 encrypted                           .    .    .    .    Encd .    .    .    .         .         .         Undt/Encd .         .         .
 encryption-failed                   .    .    .    Err  Err  .    .    .    .         .         Undt/Err  Undt/Err  .         .         .
 wait-over                           .    .    .    Conf .    .    .    .    .         .         Undt/Conf .         .         .         .
@@ -220,6 +224,7 @@ func TestDeviceMachine_effects(t *testing.T) {
 		{Apply, State{api.DeviceUndetected, api.DeviceEncrypting}, Encrypted, "store-volume end-job audit(device.encrypted) notify(provisioning-completed)"},
 		{Apply, State{Status: api.DeviceEncryptionPending}, WaitOver, "cancel-job audit(device.encryption-wait-over) notify(provisioning-idle)"},
 		{Apply, State{Status: api.DeviceEncrypted}, Mounted, "mark-verified audit(device.in-use)"},
+		{Apply, State{Status: api.DeviceConfigured}, KeyImported, "take-key store-volume audit(device.imported)"},
 		{Apply, State{Status: api.DeviceNotConfigured}, ConfigurationCopied, "copy-key mark-unverified audit(device.cloned)"},
 		{Apply, State{Status: api.DeviceEncrypted}, Unconfigured, "destroy-key clear-configuration audit(device.unconfigured)"},
 		{Apply, State{api.DeviceUndetected, api.DeviceEncrypted}, Deleted, "destroy-key remove audit(device.deleted)"},

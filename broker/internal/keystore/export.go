@@ -50,7 +50,7 @@ func (e *Exporter) Wipe() { e.kek.Wipe() }
 
 // XML is the file of one device.
 func (e *Exporter) XML(info ExportInfo, key Key) ([]byte, error) {
-	n, err := VolumeKeyBytes(info.Volume.KeyBits)
+	n, err := client.VolumeKeyBytes(info.Volume.Cipher, info.Volume.KeyBits)
 	if err != nil {
 		return nil, fmt.Errorf("exporting the key of device %s: %w", info.DeviceID, err)
 	}

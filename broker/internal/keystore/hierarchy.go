@@ -1,9 +1,13 @@
 package keystore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
+
+	"keyward/broker/api"
+	"keyward/broker/client"
 )
 
 // AccountKey is an account's KEK as its row keeps it.
@@ -19,8 +23,10 @@ type AccountKey struct {
 type DeviceKey struct {
 	AccountID string
 	DeviceID  string
-	// Bits is the AES key size; the volume key is twice as long.
+	// Bits is the AES key size; the volume key is twice as long for XTS.
 	Bits int
+	// Cipher is the volume's, as api.VolumeRecord has it; empty means XTS.
+	Cipher string
 	// Generation counts the keys that the device has had, from 1. It is not the account key's.
 	Generation int64
 	Wrapped    []byte
@@ -31,7 +37,11 @@ func (a AccountKey) aad() []byte {
 }
 
 func (d DeviceKey) aad() []byte {
-	return aad("keyward device key v1", d.AccountID, d.DeviceID, strconv.FormatInt(d.Generation, 10), strconv.Itoa(d.Bits))
+	fields := []string{d.AccountID, d.DeviceID, strconv.FormatInt(d.Generation, 10), strconv.Itoa(d.Bits)}
+	if d.Cipher != "" && d.Cipher != api.CipherXTS { // keys of XTS volumes were wrapped before there was another cipher
+		fields = append(fields, d.Cipher)
+	}
+	return aad("keyward device key v1", fields...)
 }
 
 // NewAccountKey makes the first KEK of an account.
@@ -125,12 +135,13 @@ func (d DeviceKey) check(a AccountKey, key Key) error {
 	if a.AccountID != d.AccountID {
 		return fmt.Errorf("keystore: device %s belongs to account %s, not %s", d.DeviceID, d.AccountID, a.AccountID)
 	}
-	n, err := VolumeKeyBytes(d.Bits)
+	n, err := client.VolumeKeyBytes(d.Cipher, d.Bits)
 	if err != nil {
 		return err
 	}
 	if key.Len() != n {
-		return fmt.Errorf("keystore: the volume key of device %s has %d bytes, AES-%d-XTS takes %d: restore the row from a backup", d.DeviceID, key.Len(), d.Bits, n)
+		return fmt.Errorf("keystore: the volume key of device %s has %d bytes, %s with %d bits takes %d: restore the row from a backup",
+			d.DeviceID, key.Len(), cmp.Or(d.Cipher, api.CipherXTS), d.Bits, n)
 	}
 	return nil
 }

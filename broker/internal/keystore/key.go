@@ -12,6 +12,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"keyward/broker/api"
+	"keyward/broker/client"
 )
 
 const redacted = "REDACTED"
@@ -69,20 +72,11 @@ func (Key) MarshalText() ([]byte, error) { return nil, errEncode }
 // MarshalBinary refuses.
 func (Key) MarshalBinary() ([]byte, error) { return nil, errEncode }
 
-// VolumeKeyBytes is the length of the volume key of an AES key size: AES-XTS takes two keys (IEEE 1619).
-func VolumeKeyBytes(bits int) (int, error) {
-	switch bits {
-	case 128, 192, 256:
-		return 2 * bits / 8, nil
-	}
-	return 0, fmt.Errorf("keystore: %d is not an AES key size: choose 128, 192 or 256 bits", bits)
-}
-
 // newVolumeKey makes a volume key whose two halves differ, as SP 800-38E wants.
 func newVolumeKey(bits int) (Key, error) {
-	n, err := VolumeKeyBytes(bits)
+	n, err := client.VolumeKeyBytes(api.CipherXTS, bits)
 	if err != nil {
-		return Key{}, err
+		return Key{}, fmt.Errorf("making a volume key: %w", err)
 	}
 	key := randomKey(n)
 	if bytes.Equal(key.Bytes()[:n/2], key.Bytes()[n/2:]) {

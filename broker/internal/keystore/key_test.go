@@ -69,17 +69,3 @@ func TestKey_wipeReachesEveryCopy(t *testing.T) {
 	}
 	Key{}.Wipe()
 }
-
-func TestVolumeKeyBytes_isTwiceTheAESKey(t *testing.T) {
-	t.Parallel()
-	for bits, want := range map[int]int{128: 32, 192: 48, 256: 64} {
-		if n, err := VolumeKeyBytes(bits); n != want || err != nil {
-			t.Errorf("%d bits: %d, %v", bits, n, err)
-		}
-	}
-	for _, bits := range []int{-256, 0, 1, 64, 512, 1 << 40} {
-		if _, err := VolumeKeyBytes(bits); err == nil {
-			t.Errorf("%d bits accepted", bits)
-		}
-	}
-}

@@ -29,9 +29,11 @@ type Account struct {
 	// SecondFactor is "optional" (or empty) or "required"; StepUp asks for a fresh one at approvals and exports.
 	SecondFactor string
 	StepUp       bool
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
-	Version      int64
+	// ExportApprovals is how many other Security Administrators must agree to an export; 0 for none.
+	ExportApprovals int
+	CreatedAt       time.Time
+	UpdatedAt       time.Time
+	Version         int64
 }
 
 // User is a person's log-on. PasswordHash is an argon2id PHC string.
@@ -185,8 +187,10 @@ type Device struct {
 // DeviceKey is a device's DEK, wrapped by the account's KEK with the row's identity as associated data.
 type DeviceKey struct {
 	Base
-	DeviceID   string
-	Bits       int // AES bits: the wrapped XTS key is twice as long
+	DeviceID string
+	Bits     int // AES bits: the wrapped XTS key is twice as long
+	// Cipher is the volume's, as its record has it.
+	Cipher     string
 	Generation int64
 	Wrapped    []byte
 }

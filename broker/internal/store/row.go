@@ -32,7 +32,7 @@ func (c *AuditCheckpoint) account() *string { return &c.AccountID }
 func models() []any {
 	return []any{&Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
-		&AuditRecord{}, &AuditCheckpoint{}}
+		&AuditRecord{}, &AuditCheckpoint{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}}
 }
 
 // storable brings a row's times into the form that both databases return (UTC, microseconds), so that a row that was
