@@ -59,7 +59,7 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /agent/v1/nonce":                           nil,
 		"POST /agent/v1/devices/{id}/import-offer":       api.ImportOfferRequest{Nonce: "x"},
 		"POST /agent/v1/devices/{id}/import": api.ImportKey{Nonce: "x", EncapsulatedKey: []byte{1}, SealedKey: []byte{1},
-			Volume: api.VolumeRecord{Cipher: api.CipherXTS, KeyBits: 256}},
+			Volume: api.VolumeRecord{Cipher: api.CipherXTS, KeyBits: 256, DigestSalt: []byte{1}, Digest: []byte{1}, HeaderHash: []byte{1}}},
 	}
 }
 
