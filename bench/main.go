@@ -4,6 +4,7 @@
 //	go run ./bench xts   sector ciphers: every kernel beside its roofline, OpenSSL and x/crypto/xts
 //	go run ./bench nbd   the NBD server, encrypted and in clear, beside nbdkit, qemu-nbd and go-nbd
 //	go run ./bench mount ext4 on an encrypted volume beside nbdfuse and a plain loop device (needs root)
+//	go run ./bench broker deliveries of keys in a boot storm beside a bare TLS server, Tang and an echo
 //	go run ./bench all
 //
 // Machines differ and are noisy: read ratios within one run, not figures across runs. A peer that is not installed is
@@ -34,6 +35,7 @@ var benchmarks = []struct {
 	{"xts", benchXTS},
 	{"nbd", benchNBD},
 	{"mount", benchMount},
+	{"broker", benchBroker},
 }
 
 func main() {
@@ -55,6 +57,13 @@ func main() {
 	if name == "serve" && len(os.Args) == 5 {
 		if err := serve(os.Args[2], os.Args[3], os.Args[4]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench serve:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if name == "floor" && len(os.Args) == 4 {
+		if err := serveFloor(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench floor:", err)
 			os.Exit(1)
 		}
 		return

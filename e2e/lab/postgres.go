@@ -33,20 +33,24 @@ type Postgres struct {
 // clusterLife makes a cluster, runs its server, and takes both away when standard input ends. Nothing is synced: the
 // databases last minutes.
 const clusterLife = `
-"$1/initdb" -D "$2/data" -U keyward -A trust -E UTF8 --locale=C --no-sync >"$2/initdb.log" 2>&1 || { touch "$2/failed"; cat >/dev/null; rm -rf "$2"; exit 1; }
-"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB -c fsync=off \
-  -c full_page_writes=off -c max_wal_senders=0 -c wal_level=minimal >"$2/server.log" 2>&1 <&- &
+bin=$1
+dir=$2
+shift 2
+"$bin/initdb" -D "$dir/data" -U keyward -A trust -E UTF8 --locale=C --no-sync >"$dir/initdb.log" 2>&1 || { touch "$dir/failed"; cat >/dev/null; rm -rf "$dir"; exit 1; }
+"$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB -c fsync=off \
+  -c full_page_writes=off -c max_wal_senders=0 -c wal_level=minimal "$@" >"$dir/server.log" 2>&1 <&- &
 server=$!
 cat >/dev/null
 tries=0 # early in its start the server ignores the signal
-while [ -e "$2/data/postmaster.pid" ] && [ $tries -lt 200 ]; do kill -QUIT $server; sleep 0.05; tries=$((tries+1)); done
+while [ -e "$dir/data/postmaster.pid" ] && [ $tries -lt 200 ]; do kill -QUIT $server; sleep 0.05; tries=$((tries+1)); done
 kill -KILL $server
 wait $server
-rm -rf "$2"
+rm -rf "$dir"
 `
 
-// StartPostgres starts a server, or returns ErrNoPostgres.
-func StartPostgres(ctx context.Context) (*Postgres, error) {
+// StartPostgres starts a server, or returns ErrNoPostgres. It does not survive a loss of power, unless the settings, such
+// as "fsync=on", say so.
+func StartPostgres(ctx context.Context, settings ...string) (*Postgres, error) {
 	p := &Postgres{bin: postgresFolder(), done: make(chan struct{})}
 	if p.bin == "" {
 		return nil, ErrNoPostgres
@@ -55,7 +59,11 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 	if p.dir, err = os.MkdirTemp("", "kwlab-pg"); err != nil {
 		return nil, err
 	}
-	command := exec.Command("/bin/sh", "-c", clusterLife, "sh", p.bin, p.dir)
+	args := []string{"-c", clusterLife, "sh", p.bin, p.dir}
+	for _, setting := range settings {
+		args = append(args, "-c", setting)
+	}
+	command := exec.Command("/bin/sh", args...)
 	command.Dir = p.dir
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 { // the server refuses to run as root
@@ -126,6 +134,15 @@ func (p *Postgres) NewDatabase(ctx context.Context) (dsn string, err error) {
 		return "", fmt.Errorf("create a database: %w", err)
 	}
 	return "postgres:///" + name + "?user=keyward&host=" + url.QueryEscape(p.dir), nil
+}
+
+// PID is the server's first process; all others are below it.
+func (p *Postgres) PID() (pid int) {
+	raw, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
+	if err == nil {
+		fmt.Sscan(string(raw), &pid)
+	}
+	return pid
 }
 
 // Close ends the server and removes its files.

@@ -43,12 +43,9 @@ const maxText = 8 << 10
 // Append writes a record to the end of the account's chain, in the caller's transaction and with its time.
 func Append(t *store.Tenant, e Entry) error {
 	table := store.In[store.AuditRecord](t)
-	var head chain.Head
-	last, err := table.First(store.Desc("sequence"))
-	switch {
-	case err == nil:
-		head = chain.Head{Sequence: last.Sequence, Hash: last.Hash}
-	case !errors.Is(err, store.ErrNotFound):
+	at := headKey{t.AccountID()}
+	head, err := store.Keep(t.Tx(), at, func() (chain.Head, error) { return end(table) })
+	if err != nil {
 		return fmt.Errorf("finding the end of the audit log: %w", err)
 	}
 	detail := make(map[string]string, len(e.Detail))
@@ -65,7 +62,20 @@ func Append(t *store.Tenant, e Entry) error {
 	if err := table.Insert(&row); err != nil {
 		return fmt.Errorf("writing the audit record %s: %w", e.Event, err)
 	}
+	store.Replace(t.Tx(), at, chain.HeadOf(r))
 	return nil
+}
+
+// headKey is where the end of an account's chain is kept among transactions that share a commit.
+type headKey struct{ account string }
+
+// end reads the end of the chain.
+func end(table store.Table[store.AuditRecord]) (chain.Head, error) {
+	last, err := table.First(store.Desc("sequence"), store.Only("sequence", "hash"))
+	if errors.Is(err, store.ErrNotFound) {
+		return chain.Head{}, nil
+	}
+	return chain.Head{Sequence: last.Sequence, Hash: last.Hash}, err
 }
 
 func clip(s string) string {

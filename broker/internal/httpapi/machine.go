@@ -55,7 +55,7 @@ func (g *MachineGate) instance(ctx context.Context, cert *x509.Certificate) (ten
 	}
 	fingerprint := sha256.Sum256(cert.Raw)
 	var row store.Instance
-	err := g.Store.View(ctx, func(tx *store.Tx) error {
+	err := g.Store.Peek(ctx, func(tx *store.Tx) error {
 		var err error
 		row, err = tx.FindInstanceByCert(fingerprint[:])
 		return err

@@ -15,7 +15,7 @@ import (
 
 // AccountKey is the account's wrapped KEK.
 func AccountKey(t *store.Tenant) (keystore.AccountKey, error) {
-	a, err := store.Global[store.Account](t.Tx()).Get(t.AccountID())
+	a, err := store.Global[store.Account](t.Tx()).Steady(t.AccountID())
 	if err != nil {
 		return keystore.AccountKey{}, fmt.Errorf("reading the account's key: %w", err)
 	}

@@ -334,16 +334,26 @@ func withinLeaseTaken(res Result) bool {
 }
 
 func nextNumber(t *store.Tenant) (int64, error) {
-	last, err := store.In[store.KeyRequest](t).First(store.Desc("number"), store.Only("number"))
-	if errors.Is(err, store.ErrNotFound) {
-		return 1, nil
+	at := numberKey{t.AccountID()}
+	last, err := store.Keep(t.Tx(), at, func() (int64, error) {
+		last, err := store.In[store.KeyRequest](t).First(store.Desc("number"), store.Only("number"))
+		if errors.Is(err, store.ErrNotFound) {
+			return 0, nil
+		}
+		return last.Number, err
+	})
+	if err == nil {
+		store.Replace(t.Tx(), at, last+1)
 	}
-	return last.Number + 1, err
+	return last + 1, err
 }
+
+// numberKey is where the last number of an account's requests is kept among transactions that share a commit.
+type numberKey struct{ account string }
 
 // appraise judges evidence by the device's policy.
 func appraise(t *store.Tenant, pol store.Policy, d store.Device, inst store.Instance, e api.Evidence, address string, asked time.Time) (api.Verdict, error) {
-	in, err := store.In[store.PolicyImage](t).Count(store.Eq("policy_id", pol.ID), store.Eq("image_id", inst.ImageID))
+	in, err := store.In[store.PolicyImage](t).SteadyCount(pol.ID+" "+inst.ImageID, store.Eq("policy_id", pol.ID), store.Eq("image_id", inst.ImageID))
 	if err != nil {
 		return api.Verdict{}, err
 	}

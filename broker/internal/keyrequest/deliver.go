@@ -49,6 +49,10 @@ func trusted(t *store.Tenant, r store.KeyRequest) error {
 // Deliver seals the key of an approved request to its machine, once. Delivered and its audit record are committed with
 // the sealed answer, before it leaves.
 func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.DeliveryRequest) (api.KeyDelivery, error) {
+	sealer, err := keystore.NewSealer(in.PublicKey)
+	if err != nil {
+		return api.KeyDelivery{}, problem.Invalid("public_key", "is not the one that the request was made with")
+	}
 	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyDelivery, error) {
 		none := api.KeyDelivery{}
 		r, err := own(t, p, id)
@@ -97,7 +101,7 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 			return none, err
 		}
 		lease := int64(r.LeaseExpiresAt.Sub(*r.DeliveredAt) / time.Second)
-		out, err := keystore.SealFor(s.Root, r.PublicKey, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
+		out, err := sealer.Seal(s.Root, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
 			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key), *d.Volume, inventory.AssignedView(d))
 		if err != nil {
 			return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, err)

@@ -246,7 +246,7 @@ func (s *Service) outOfUse(t *store.Tenant, p tenant.Principal, r *store.KeyRequ
 // policyOf is the policy that judged a request. A policy can only be deleted once its devices have moved on; then its
 // requests follow the default policy.
 func policyOf(t *store.Tenant, id string) (store.Policy, error) {
-	pol, err := store.In[store.Policy](t).Get(id)
+	pol, err := store.In[store.Policy](t).Steady(id)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.In[store.Policy](t).First(store.Eq("is_default", true))
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"keyward/broker/api"
 	"keyward/broker/client"
@@ -35,14 +36,62 @@ func parsePublicKey(publicKey []byte) (hpke.PublicKey, error) {
 	return key, nil
 }
 
+// Sealer is an encapsulation to the public key of one request, made before the transaction that delivers: it is most of
+// what a delivery computes, and nobody should wait for it.
+type Sealer struct {
+	public hpke.PublicKey
+	mu     sync.Mutex
+	ready  *encapsulation
+}
+
+type encapsulation struct {
+	key    []byte
+	sender *hpke.Sender
+}
+
+// NewSealer encapsulates to a public key; an error wraps ErrPublicKey when the key is at fault.
+func NewSealer(publicKey []byte) (*Sealer, error) {
+	public, err := parsePublicKey(publicKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sealer{public: public}
+	e, err := s.take()
+	s.ready = e
+	return s, err
+}
+
+// take returns an encapsulation that was never used: a second seal under the same one would not open.
+func (s *Sealer) take() (*encapsulation, error) {
+	s.mu.Lock()
+	e := s.ready
+	s.ready = nil
+	s.mu.Unlock()
+	if e != nil {
+		return e, nil
+	}
+	_, kdf, aead := client.DeliverySuite()
+	key, sender, err := hpke.NewSender(s.public, kdf, aead, []byte(api.HPKEInfo))
+	if err != nil {
+		return nil, fmt.Errorf("encapsulating to the public key of a request: %w", err)
+	}
+	return &encapsulation{key, sender}, nil
+}
+
 // SealFor seals a device key, and the volume record v and the device as its machine knows it, which belong to it, to the
 // public key of one request. It fills the binding's two hashes; every other field of the binding is needed. v is empty for
 // a device that is to be encrypted. The plain key exists only inside this call.
 func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d DeviceKey, v api.VolumeRecord, device api.AssignedDevice) (api.KeyDelivery, error) {
-	if err := checkBinding(b, d); err != nil {
+	s, err := NewSealer(publicKey)
+	if err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
-	public, err := parsePublicKey(publicKey)
+	return s.Seal(root, b, a, d, v, device)
+}
+
+// Seal is SealFor. It may be called again, when the transaction around it is repeated.
+func (s *Sealer) Seal(root Root, b api.DeliveryBinding, a AccountKey, d DeviceKey, v api.VolumeRecord, device api.AssignedDevice) (api.KeyDelivery, error) {
+	err := checkBinding(b, d)
 	if err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
@@ -61,16 +110,15 @@ func SealFor(root Root, publicKey []byte, b api.DeliveryBinding, a AccountKey, d
 		return api.KeyDelivery{}, err
 	}
 	defer key.Wipe()
-	_, kdf, aead := client.DeliverySuite()
-	encapsulated, sender, err := hpke.NewSender(public, kdf, aead, []byte(api.HPKEInfo))
+	e, err := s.take()
 	if err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
-	sealed, err := sender.Seal(binding, key.Bytes())
+	sealed, err := e.sender.Seal(binding, key.Bytes())
 	if err != nil {
 		return api.KeyDelivery{}, fmt.Errorf("sealing the key of device %s: %w", d.DeviceID, err)
 	}
-	return api.KeyDelivery{Binding: binding, EncapsulatedKey: encapsulated, SealedKey: sealed, LeaseSeconds: b.LeaseSeconds, Volume: v, Device: device}, nil
+	return api.KeyDelivery{Binding: binding, EncapsulatedKey: e.key, SealedKey: sealed, LeaseSeconds: b.LeaseSeconds, Volume: v, Device: device}, nil
 }
 
 func checkBinding(b api.DeliveryBinding, d DeviceKey) error {

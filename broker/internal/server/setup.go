@@ -19,8 +19,13 @@ import (
 type Operator struct {
 	Accounts *account.Service
 	Audit    *audit.Service
+	// Identity is the broker's.
+	Identity Identity
 	store    *store.Store
 }
+
+// Store is the broker's database.
+func (o *Operator) Store() *store.Store { return o.store }
 
 // OpenOperator opens a broker that was set up before.
 func OpenOperator(ctx context.Context, c Config) (*Operator, error) {
@@ -48,7 +53,7 @@ func openOperator(ctx context.Context, c Config, create bool) (*Operator, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), store: st}, nil
+	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), Identity: id, store: st}, nil
 }
 
 // prepareIdentity makes the files of the data folder that are missing, unless the database has accounts: their machines

@@ -13,8 +13,18 @@ func ExecForTest(s *Store, sql string, args ...any) error {
 	return err
 }
 
+// CommitsForTest counts the commits of writing transactions.
+func CommitsForTest(s *Store) int64 { return s.commits.Load() }
+
+// WaitingForTest counts the transactions that wait to write.
+func WaitingForTest(s *Store) int {
+	s.turn.mu.Lock()
+	defer s.turn.mu.Unlock()
+	return len(s.turn.queue)
+}
+
 // RawForTest is GORM under the gateway.
-func RawForTest(s *Store) *gorm.DB { return s.writer }
+func RawForTest(s *Store) *gorm.DB { return s.gorm }
 
 // ModelsForTest are all models.
 func ModelsForTest() []any { return models() }

@@ -22,11 +22,13 @@ func (tx *Tx) FindEnrolToken(id string) (EnrolToken, error) {
 }
 
 // FindInstanceByCert returns the instance whose client certificate has the SHA-256, its current one or the one that its
-// last renewal was asked with, or ErrNotFound.
+// last renewal was asked with, or ErrNotFound: its ID, account and whether it was revoked.
 func (tx *Tx) FindInstanceByCert(fingerprint []byte) (Instance, error) {
-	inst, err := anywhere[Instance](tx).First(Eq("cert_fingerprint", fingerprint))
+	// Without its evidence, which is large: every call of every machine is looked up here.
+	who := Only("id", "account_id", "revoked_at")
+	inst, err := anywhere[Instance](tx).First(Eq("cert_fingerprint", fingerprint), who)
 	if errors.Is(err, ErrNotFound) && len(fingerprint) > 0 { // most machines have no former one
-		return anywhere[Instance](tx).First(Eq("former_certificate", hex.EncodeToString(fingerprint)))
+		return anywhere[Instance](tx).First(Eq("former_certificate", hex.EncodeToString(fingerprint)), who)
 	}
 	return inst, err
 }

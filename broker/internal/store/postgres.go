@@ -38,7 +38,8 @@ func openPostgres(dsn string) (backend, error) {
 		name: "postgres", writerDB: db, readerDB: db,
 		dialector:  func(db *sql.DB) gorm.Dialector { return postgres.New(postgres.Config{Conn: db}) },
 		classify:   classifyPostgres,
-		writeLevel: sql.LevelSerializable, readLevel: sql.LevelRepeatableRead,
+		beginWrite: "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE", beginRead: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+		aborted: func(c any) bool { return c.(*stdlib.Conn).Conn().PgConn().TxStatus() != 'T' },
 	}, nil
 }
 

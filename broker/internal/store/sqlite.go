@@ -8,14 +8,15 @@ import (
 	"os"
 	"path/filepath"
 
-	gosqlite "github.com/glebarez/go-sqlite"
-	"github.com/glebarez/sqlite"
 	"gorm.io/gorm"
+	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // openSQLite opens the embedded database. There is one writing connection, because SQLite has one writer, and a few
 // reading ones that never wait for it (WAL). synchronous(FULL) puts every commit on disk before it returns.
+//
+// The driver is modernc.org/sqlite, because it keeps a compiled statement compiled.
 func openSQLite(path string) (backend, error) {
 	if path == "" {
 		return backend{}, errors.New(`the address names no file; write "sqlite:/path/keyward.db"`)
@@ -35,26 +36,30 @@ func openSQLite(path string) (backend, error) {
 	common := "file:" + (&url.URL{Path: path}).EscapedPath() +
 		"?_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=journal_size_limit(16777216)&_time_format=sqlite"
-	writer, err := sql.Open(sqlite.DriverName, common+"&_txlock=immediate")
+	writes, err := sqlite.NewConnector(common + "&_txlock=immediate")
 	if err != nil {
 		return backend{}, err
 	}
-	writer.SetMaxOpenConns(1)
-	reader, err := sql.Open(sqlite.DriverName, common+"&_pragma=query_only(1)&_txlock=deferred")
+	reads, err := sqlite.NewConnector(common + "&_pragma=query_only(1)&_txlock=deferred")
 	if err != nil {
-		writer.Close()
 		return backend{}, err
 	}
-	reader.SetMaxOpenConns(4)
+	// One connection writes; a second one is for migrations.
+	writer, reader := sql.OpenDB(writes), sql.OpenDB(reads)
+	writer.SetMaxOpenConns(2)
+	writer.SetMaxIdleConns(2)
+	reader.SetMaxOpenConns(readers)
+	reader.SetMaxIdleConns(readers)
 	return backend{
 		name: "sqlite", writerDB: writer, readerDB: reader,
-		dialector: func(db *sql.DB) gorm.Dialector { return &sqlite.Dialector{Conn: db} },
-		classify:  classifySQLite,
+		dialector:  func(db *sql.DB) gorm.Dialector { return sqliteDialect{db} },
+		classify:   classifySQLite,
+		beginWrite: "BEGIN IMMEDIATE", beginRead: "BEGIN DEFERRED", compiled: true, savepoints: true,
 	}, nil
 }
 
 func classifySQLite(err error) faultKind {
-	var e *gosqlite.Error
+	var e *sqlite.Error
 	if !errors.As(err, &e) {
 		return faultOther
 	}

@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"gorm.io/gorm"
@@ -32,22 +32,32 @@ type Options struct {
 // Store is an open, migrated database. It is safe for concurrent use.
 type Store struct {
 	backend backend
-	writer  *gorm.DB
-	reader  *gorm.DB
+	gorm    *gorm.DB
 	clock   func() time.Time
-	// contended makes transactions that already lost a race run one at a time, so that each gets through.
-	contended sync.Mutex
+	// commits counts transactions of the database that were committed for writing.
+	commits atomic.Int64
+	// turn lets one transaction write at a time; those that wait share its commit (group.go).
+	turn   turnstile
+	writer line
+	// reading holds the lines of transactions that only read.
+	reading chan *line
 }
 
 // backend is what differs between the databases.
 type backend struct {
-	name       string
-	writerDB   *sql.DB
-	readerDB   *sql.DB
-	dialector  func(*sql.DB) gorm.Dialector
-	classify   func(error) faultKind
-	writeLevel sql.IsolationLevel
-	readLevel  sql.IsolationLevel
+	name      string
+	writerDB  *sql.DB
+	readerDB  *sql.DB
+	dialector func(*sql.DB) gorm.Dialector
+	classify  func(error) faultKind
+	// beginWrite and beginRead start a transaction.
+	beginWrite, beginRead string
+	// compiled says that the driver leaves it to us to keep compiled statements.
+	compiled bool
+	// aborted says whether a connection's transaction can only be rolled back; nil where a commit fails then.
+	aborted func(driverConn any) bool
+	// savepoints says that a savepoint costs nothing worth saving: no round trip.
+	savepoints bool
 }
 
 // Open connects to the database and brings its schema up to date. It refuses a schema newer than this program.
@@ -71,7 +81,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	s := &Store{backend: b, clock: o.Clock}
+	s := &Store{backend: b, clock: o.Clock, reading: make(chan *line, readers)}
 	if err := s.start(ctx, o.Logger); err != nil {
 		s.Close()
 		return nil, err
@@ -83,35 +93,45 @@ func (s *Store) start(ctx context.Context, logger *slog.Logger) error {
 	if err := s.backend.migrate(ctx); err != nil {
 		return s.explain(fmt.Errorf("migrating the database: %w", err))
 	}
-	var err error
-	if s.writer, err = s.gorm(s.backend.writerDB, logger); err != nil {
-		return fmt.Errorf("preparing the database: %w", err)
-	}
-	if s.reader, err = s.gorm(s.backend.readerDB, logger); err != nil {
-		return fmt.Errorf("preparing the database for reading: %w", err)
-	}
-	return nil
-}
-
-func (s *Store) gorm(db *sql.DB, logger *slog.Logger) (*gorm.DB, error) {
-	g, err := gorm.Open(s.backend.dialector(db), &gorm.Config{
+	g, err := gorm.Open(s.backend.dialector(s.backend.writerDB), &gorm.Config{
 		SkipDefaultTransaction: true,
 		DisableAutomaticPing:   true,
 		QueryFields:            true,
 		NowFunc:                s.now,
 		Logger:                 &statementLogger{to: logger},
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = guard(g)
 	}
-	return g, guard(g)
+	if err != nil {
+		return fmt.Errorf("preparing the database: %w", err)
+	}
+	s.gorm = g
+	s.writer = line{db: s.backend.writerDB, compile: s.backend.compiled}
+	for range readers {
+		s.reading <- &line{db: s.backend.readerDB, compile: s.backend.compiled}
+	}
+	return nil
+}
+
+// on is GORM on one line.
+func (s *Store) on(ctx context.Context, l *line) *gorm.DB {
+	g := s.gorm.Session(&gorm.Session{NewDB: true, Context: ctx})
+	g.Statement.ConnPool = l
+	return g
 }
 
 // now is the clock in the precision that both databases keep.
 func (s *Store) now() time.Time { return s.clock().UTC().Truncate(time.Microsecond) }
 
-// Close ends all connections.
+// Close ends all connections. Transactions that still run fail.
 func (s *Store) Close() error {
+	// Whoever writes is waited for; nobody writes afterwards.
+	s.turn.close()
+	s.writer.close()
+	for range len(s.reading) {
+		(<-s.reading).close()
+	}
 	err := s.backend.writerDB.Close()
 	if s.backend.readerDB != s.backend.writerDB {
 		err = errors.Join(s.backend.readerDB.Close(), err)
@@ -129,9 +149,10 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Tx runs f in a read-write transaction that sees no change of others while it runs (serializable). When another
-// transaction won a race, f runs again from the start: it must not act outside the transaction except by AfterCommit.
-// When f returns an error nothing is kept. Transactions do not nest.
+// Tx runs f in a read-write transaction that sees no change of others while it runs (serializable), and returns when it
+// is durable. Transactions that wait at the same time share one commit. When another one won a race, or those that shared
+// its commit failed, f runs again from the start: it must not act outside the transaction except by AfterCommit. When f
+// returns an error nothing is kept. Transactions do not nest.
 func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, txTimeout)
 	defer cancel()
@@ -140,7 +161,7 @@ func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error {
 		if !again {
 			return err
 		}
-		pause := time.Duration(1+rand.Int64N(1<<min(attempt+1, 6))) * time.Millisecond
+		pause := time.Duration(rand.Int64N(1<<min(attempt+1, 6))) * time.Millisecond
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w (%w)", ErrBusy, err)
@@ -149,28 +170,57 @@ func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error {
 	}
 }
 
-func (s *Store) attempt(ctx context.Context, repeated bool, f func(*Tx) error) (err error, again bool) {
-	if repeated {
-		s.contended.Lock()
-		defer s.contended.Unlock()
-	}
-	tx := &Tx{store: s}
-	err = tx.run(ctx, s.writer, &sql.TxOptions{Isolation: s.backend.writeLevel}, f)
-	if err != nil {
-		return err, ctx.Err() == nil && s.backend.classify(errors.Join(tx.fault, err)) == faultRetry
-	}
-	for _, hook := range tx.hooks {
-		hook()
-	}
-	return nil, false
-}
+// Peek is View for a single statement, without the cost of a transaction around it.
+func (s *Store) Peek(ctx context.Context, f func(*Tx) error) error { return s.read(ctx, "", f) }
 
 // View runs f in a read-only transaction on one consistent state of the database.
 func (s *Store) View(ctx context.Context, f func(*Tx) error) error {
+	return s.read(ctx, s.backend.beginRead, f)
+}
+
+func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, txTimeout)
 	defer cancel()
-	tx := &Tx{store: s}
-	return tx.run(ctx, s.reader, &sql.TxOptions{Isolation: s.backend.readLevel, ReadOnly: true}, f)
+	var l *line
+	select {
+	case l = <-s.reading:
+	case <-ctx.Done():
+		return fmt.Errorf("%w (waiting to read: %w)", ErrBusy, ctx.Err())
+	}
+	defer func() { s.reading <- l }()
+	if begin == "" {
+		return s.peek(ctx, l, f, l.conn != nil)
+	}
+	if err := l.begin(ctx, begin); err != nil {
+		return s.explain(fmt.Errorf("beginning a transaction: %w", err))
+	}
+	defer func() {
+		if end := l.end("ROLLBACK"); err == nil && end != nil {
+			err = s.explain(fmt.Errorf("ending a transaction: %w", end))
+		}
+	}()
+	tx := &Tx{store: s, db: s.on(ctx, l), kept: map[any]any{}}
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.fault
+}
+
+// peek reads without a transaction. A connection that was idle may have broken; then another one is asked.
+func (s *Store) peek(ctx context.Context, l *line, f func(*Tx) error, idle bool) error {
+	if err := l.begin(ctx, ""); err != nil {
+		return s.explain(fmt.Errorf("connecting to the database: %w", err))
+	}
+	tx := &Tx{store: s, db: s.on(ctx, l), kept: map[any]any{}}
+	err := f(tx)
+	if tx.fault == nil {
+		return err
+	}
+	l.drop()
+	if idle && ctx.Err() == nil {
+		return s.peek(ctx, l, f, false)
+	}
+	return tx.fault
 }
 
 // explain turns a driver's error into one of ours where callers tell them apart.

@@ -52,6 +52,21 @@ func (t Table[T]) query(filters []Filter) (*query, error) {
 // Get returns the row with the ID, or ErrNotFound.
 func (t Table[T]) Get(id string) (T, error) { return t.First(Eq("id", id)) }
 
+// steady is the key under which a row of a table that hardly changes is kept.
+type steady struct{ table, account, id string }
+
+// Steady is Get for rows that are read with nearly every request and hardly ever change: policies, accounts. Within the
+// transactions that share a commit such a row is read once, and again after any change of its table. The caller must not
+// change what the row points to.
+func (t Table[T]) Steady(id string) (T, error) {
+	return Keep(t.tx, steady{t.name(), t.scope.account, id}, func() (T, error) { return t.Get(id) })
+}
+
+// SteadyCount is Count under the same conditions; name tells such counts of a table apart.
+func (t Table[T]) SteadyCount(name string, filters ...Filter) (int64, error) {
+	return Keep(t.tx, steady{t.name(), t.scope.account, "count " + name}, func() (int64, error) { return t.Count(filters...) })
+}
+
 // First returns the first row that passes the filters, or ErrNotFound.
 func (t Table[T]) First(filters ...Filter) (T, error) {
 	rows, err := t.List(append(filters[:len(filters):len(filters)], Limit(1))...)
@@ -119,6 +134,7 @@ func (t Table[T]) Insert(row *T) error {
 	if err := storable(row); err != nil {
 		return err
 	}
+	t.tx.changed(t.name())
 	// ON CONFLICT DO NOTHING instead of an error: PostgreSQL aborts the whole transaction on a unique violation.
 	db := t.db().Clauses(clause.OnConflict{DoNothing: true}).Create(row)
 	if db.Error != nil {
@@ -143,6 +159,7 @@ func (t Table[T]) Update(row *T) error {
 	if err := storable(row); err != nil {
 		return err
 	}
+	t.tx.changed(t.name())
 	id := r.identity()
 	read, updatedAt := *id.version, *id.updatedAt
 	*id.version, *id.updatedAt = read+1, t.tx.Now()
@@ -184,6 +201,7 @@ func (t Table[T]) DeleteWhere(filters ...Filter) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	t.tx.changed(t.name())
 	db := q.db.Delete(new(T))
 	if db.Error != nil {
 		return 0, t.tx.failed("deleting from "+q.schema.Table, db.Error)

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"context"
-	"database/sql"
 	"fmt"
 	"time"
 
@@ -17,33 +15,10 @@ type Tx struct {
 	// fault is the first error of the database. It forbids the commit even when the caller swallowed it: PostgreSQL
 	// has aborted the transaction by then, and SQLite must not differ.
 	fault error
-}
-
-func (tx *Tx) run(ctx context.Context, db *gorm.DB, o *sql.TxOptions, f func(*Tx) error) (err error) {
-	g := db.WithContext(ctx).Begin(o)
-	if g.Error != nil {
-		return tx.store.explain(fmt.Errorf("beginning a transaction: %w", g.Error))
-	}
-	tx.db = g
-	done := false
-	defer func() {
-		if !done { // f panicked
-			g.Rollback()
-		}
-	}()
-	err = f(tx)
-	done = true
-	if err == nil {
-		err = tx.fault
-	}
-	if err != nil {
-		g.Rollback()
-		return err
-	}
-	if err := g.Commit().Error; err != nil {
-		return tx.store.explain(fmt.Errorf("committing a transaction: %w", err))
-	}
-	return nil
+	// wrote says that there is something to take back.
+	wrote bool
+	// kept is what was read and cannot have changed since; see Keep.
+	kept map[any]any
 }
 
 // Now is the time that rows written now are stamped with: UTC, in microseconds.
@@ -51,6 +26,35 @@ func (tx *Tx) Now() time.Time { return tx.store.now() }
 
 // AfterCommit runs f once the transaction is durable, in order of registration; never when it is rolled back.
 func (tx *Tx) AfterCommit(f func()) { tx.hooks = append(tx.hooks, f) }
+
+// Keep returns what read returned the last time for the key within this transaction and those that share its commit, or
+// calls read. Who changes what is kept must Replace it.
+func Keep[V any](tx *Tx, key any, read func() (V, error)) (V, error) {
+	if v, ok := tx.kept[key].(V); ok {
+		return v, nil
+	}
+	v, err := read()
+	if err == nil {
+		tx.kept[key] = v
+	}
+	return v, err
+}
+
+// cascading are the tables whose rows take rows of others with them.
+var cascading = map[string]bool{"Account": true, "Image": true, "Policy": true}
+
+// changed notes that a table is written.
+func (tx *Tx) changed(table string) {
+	tx.wrote = true
+	for key := range tx.kept {
+		if s, ok := key.(steady); ok && (s.table == table || cascading[table]) {
+			delete(tx.kept, key)
+		}
+	}
+}
+
+// Replace sets what Keep returns.
+func Replace[V any](tx *Tx, key any, v V) { tx.kept[key] = v }
 
 // Tenant narrows the transaction to one account. It does not check that the account exists.
 func (tx *Tx) Tenant(accountID string) *Tenant {

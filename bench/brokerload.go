@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/hpke"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"keyward/broker/api"
+	"keyward/broker/client"
+)
+
+// fleetMachine is one line of the seed program's output, with what is made of it once.
+type fleetMachine struct {
+	AccountID  string `json:"account_id"`
+	InstanceID string `json:"instance_id"`
+	DeviceID   string `json:"device_id"`
+	Cert       string `json:"cert"`
+	Key        string `json:"key"`
+
+	tls tls.Certificate
+}
+
+// caller asks one contender for one key in the name of a machine.
+type caller func(ctx context.Context, m *fleetMachine) error
+
+// dialTLS connects as the machine. Nothing is resumed: every machine of a storm comes for the first time.
+func dialTLS(ctx context.Context, address string, roots *x509.CertPool, m *fleetMachine) (*tls.Conn, error) {
+	d := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "127.0.0.1", Certificates: []tls.Certificate{m.tls}}}
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return nil, err
+	}
+	return conn.(*tls.Conn), nil
+}
+
+// askBroker is a machine's whole way to its key: handshake, challenge, evidence judged by the policy, delivery, and the
+// delivery opened. The HTTP is written by hand, so that the same cores that serve are not busy with a large client.
+func askBroker(address string, roots *x509.CertPool) caller {
+	return func(ctx context.Context, m *fleetMachine) error {
+		private, err := client.NewDeliveryKey()
+		if err != nil {
+			return err
+		}
+		conn, err := dialTLS(ctx, address, roots, m)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		var nonce api.NonceResponse
+		if err := post(conn, in, address, api.PathNonce, nil, &nonce); err != nil {
+			return err
+		}
+		var status api.KeyRequestStatus
+		if err := post(conn, in, address, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce,
+			Evidence: fleetEvidence(m, nonce.Nonce), PublicKey: private.PublicKey(), Time: time.Now()}, &status); err != nil {
+			return err
+		}
+		if status.Status != api.KeyApproved {
+			return fmt.Errorf("the request is %s: %s", status.Status, status.Reason)
+		}
+		var d api.KeyDelivery
+		if err := post(conn, in, address, strings.Replace(api.PathDelivery, "{id}", status.ID, 1), api.DeliveryRequest{PublicKey: private.PublicKey()}, &d); err != nil {
+			return err
+		}
+		_, err = private.Open(d, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: status.ID,
+			DeviceID: m.DeviceID, InstanceID: m.InstanceID, Nonce: nonce.Nonce})
+		return err
+	}
+}
+
+// fleetEvidence is what a machine of the fleet says of itself; the fleet's policy judges it by three rules.
+func fleetEvidence(m *fleetMachine, nonce string) api.Evidence {
+	now := time.Now().UTC()
+	fact := func(name api.FactName, values ...string) api.Fact {
+		return api.Fact{Name: name, Values: values, Source: "bench", Grade: api.GradeSelfReported, At: now}
+	}
+	return api.Evidence{Nonce: nonce, CollectedAt: now, Facts: []api.Fact{
+		fact(api.FactHostName, "fleet-"+m.InstanceID), fact(api.FactGuestOS, "linux"), fact(api.FactArchitecture, "64"),
+		fact(api.FactKernelVersion, "6.1.0"), fact(api.FactOSName, "Debian GNU/Linux 12 (bookworm)"), fact(api.FactOSVersion, "12"),
+		fact(api.FactTCPPorts, "22", "80", "443"), fact(api.FactUDPPorts, "68", "123"), fact(api.FactAgentVersion, "1.0.0"),
+	}}
+}
+
+// post sends one call with an idempotency key, as agents do.
+func post(conn io.Writer, in *bufio.Reader, host, path string, body, out any) error {
+	var raw []byte
+	if body != nil {
+		var err error
+		if raw, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nIdempotency-Key: %s\r\nContent-Length: %d\r\n\r\n", path, host, uuid.NewString(), len(raw))
+	b.Write(raw)
+	if _, err := conn.Write(b.Bytes()); err != nil {
+		return err
+	}
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode >= 300 {
+		return fmt.Errorf("POST %s: %s: %s", path, res.Status, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, out)
+}
+
+// load is the result of one window.
+type load struct {
+	done     int
+	took     time.Duration
+	latency  []time.Duration
+	cpu      time.Duration // of the server
+	failures int
+	failed   error // one of the failures
+}
+
+func (l load) rate() float64 { return float64(l.done) / l.took.Seconds() }
+
+// storm has each machine call once, at most workers of them at a time.
+func storm(ctx context.Context, machines []*fleetMachine, workers int, call caller) load {
+	var next, failures atomic.Int64
+	var mu sync.Mutex
+	out := load{latency: make([]time.Duration, 0, len(machines))}
+	began := time.Now()
+	var wg sync.WaitGroup
+	for range min(workers, len(machines)) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(machines) {
+					return
+				}
+				at := time.Now()
+				err := call(ctx, machines[i])
+				took := time.Since(at)
+				mu.Lock()
+				if err != nil {
+					failures.Add(1)
+					out.failed = err
+				} else {
+					out.latency = append(out.latency, took)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	out.took, out.done, out.failures = time.Since(began), len(out.latency), int(failures.Load())
+	return out
+}
+
+// exchange writes a message and reads an answer of the length; what bare servers speak.
+func exchange(address string, roots *x509.CertPool, check func(private hpke.PrivateKey, answer []byte) error, length int) caller {
+	return func(ctx context.Context, m *fleetMachine) error {
+		kem, _, _ := client.DeliverySuite()
+		private, err := kem.GenerateKey()
+		if err != nil {
+			return err
+		}
+		conn, err := dialTLS(ctx, address, roots, m)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.Write(private.PublicKey().Bytes()); err != nil {
+			return err
+		}
+		answer := make([]byte, length)
+		if _, err := io.ReadFull(conn, answer); err != nil {
+			return err
+		}
+		if check == nil {
+			return nil
+		}
+		return check(private, answer)
+	}
+}
+
+// percentile of latencies that are sorted.
+func percentile(sorted []time.Duration, p float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(int(float64(len(sorted))*p), len(sorted)-1)]
+}
+
+var errNoAddress = errors.New("the server did not say where it listens")
+
+func loopback() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }

@@ -1,0 +1,184 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What a group takes at most. A commit waits for the disk, so those that come meanwhile share the next one, but nobody
+// waits long for others.
+const (
+	groupSize = 128
+	groupTime = 25 * time.Millisecond
+)
+
+// group is one transaction of the database in which several callers' transactions run one after another. Each caller runs
+// its own part on its own goroutine while it has the turn (turnstile), then hands the open transaction to the next. The
+// last one commits for all, and only then is any of them told how its part ended.
+//
+// A part that fails takes back its own writes alone, by a savepoint, where that costs no round trip. Elsewhere, and when
+// the commit fails, everything is rolled back and every part runs again in a transaction of its own.
+type group struct {
+	store *Store
+	size  int
+	began time.Time
+	kept  map[any]any
+	// broken is why the group cannot be committed.
+	broken error
+	done   chan struct{}
+	// failed is the outcome, once done is closed.
+	failed error
+}
+
+// attempt runs f once. again says that it may be run again, in a transaction of its own.
+func (s *Store) attempt(ctx context.Context, alone bool, f func(*Tx) error) (err error, again bool) {
+	g, err := s.turn.enter(ctx)
+	if errors.Is(err, errClosed) {
+		return err, false
+	}
+	if err != nil {
+		return fmt.Errorf("%w (waiting to write: %w)", ErrBusy, err), false
+	}
+	g, tx, err := s.part(ctx, g, alone, f)
+	if g == nil {
+		return err, s.again(ctx, err)
+	}
+	<-g.done
+	switch {
+	case g.failed != nil && g.size > 1: // another part may be to blame
+		return g.failed, true
+	case err != nil:
+		return err, s.again(ctx, errors.Join(tx.fault, err))
+	case g.failed != nil:
+		return g.failed, s.again(ctx, g.failed)
+	}
+	for _, hook := range tx.hooks {
+		hook()
+	}
+	return nil, false
+}
+
+func (s *Store) again(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && s.backend.classify(err) == faultRetry
+}
+
+// part runs f in the group that is open, or in a new one, and passes the turn on. However f ends, by a panic too, the
+// group comes to its end. It returns the group that f took part in; nil when it took part in none.
+func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) error) (*group, *Tx, error) {
+	defer func() {
+		if open != nil && open.takes(alone) && s.turn.pass(open) {
+			return
+		}
+		if open != nil {
+			open.finish()
+		}
+		s.turn.leave()
+	}()
+	if ctx.Err() != nil {
+		return nil, nil, fmt.Errorf("%w (waiting to write: %w)", ErrBusy, ctx.Err())
+	}
+	if open != nil && !open.takes(alone) {
+		open.finish()
+		open = nil
+	}
+	if open == nil {
+		if err := s.writer.begin(ctx, s.backend.beginWrite); err != nil {
+			return nil, nil, s.explain(fmt.Errorf("beginning a transaction: %w", err))
+		}
+		open = &group{store: s, began: time.Now(), kept: map[any]any{}, done: make(chan struct{})}
+	}
+	open.size++
+	tx := &Tx{store: s, db: s.on(ctx, &s.writer), kept: open.kept}
+	return open, tx, open.run(ctx, tx, f)
+}
+
+// takes says whether another part may join, or one that must be alone may stay open.
+func (g *group) takes(alone bool) bool {
+	return !alone && g.broken == nil && g.size < groupSize && time.Since(g.began) < groupTime
+}
+
+func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) {
+	if g.store.backend.savepoints {
+		if _, err := g.store.writer.ExecContext(ctx, "SAVEPOINT part"); err != nil {
+			g.broken = g.store.explain(fmt.Errorf("beginning a part of a transaction: %w", err))
+			return g.broken
+		}
+	}
+	ended := false
+	defer func() {
+		if !ended { // f panicked
+			g.undo(tx, errors.New("store: a part of the transaction panicked"))
+		}
+	}()
+	err = f(tx)
+	ended = true
+	if err == nil {
+		err = tx.fault
+	}
+	if err != nil {
+		g.undo(tx, err)
+		return err
+	}
+	g.release("RELEASE part")
+	return nil
+}
+
+// undo takes back what a part wrote.
+func (g *group) undo(tx *Tx, cause error) {
+	if !tx.wrote && tx.fault == nil {
+		g.release("RELEASE part")
+		return
+	}
+	clear(g.kept)
+	if !g.store.backend.savepoints {
+		g.broken = cause
+		return
+	}
+	g.release("ROLLBACK TO part", "RELEASE part")
+}
+
+func (g *group) release(statements ...string) {
+	if !g.store.backend.savepoints {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), txTimeout)
+	defer cancel()
+	for _, statement := range statements {
+		if _, err := g.store.writer.ExecContext(ctx, statement); err != nil && g.broken == nil {
+			g.broken = g.store.explain(fmt.Errorf("ending a part of a transaction: %w", err))
+		}
+	}
+}
+
+// finish commits, or rolls back what is broken, and tells all who took part.
+func (g *group) finish() {
+	if g.broken != nil {
+		_ = g.store.writer.end("ROLLBACK") // when that fails, the connection is closed, which does it too
+		g.failed = g.broken
+	} else if err := g.store.commit(); err != nil {
+		g.failed = g.store.explain(fmt.Errorf("committing a transaction: %w", err))
+	} else {
+		g.store.commits.Add(1)
+	}
+	close(g.done)
+}
+
+// commit ends the writer's transaction. PostgreSQL answers the commit of a transaction that it has aborted by rolling it
+// back without an error, so that is looked at first.
+func (s *Store) commit() error {
+	if s.backend.aborted != nil && s.writer.conn != nil {
+		aborted := false
+		if err := s.writer.conn.Raw(func(c any) error { aborted = s.backend.aborted(c); return nil }); err != nil || aborted {
+			_ = s.writer.end("ROLLBACK")
+			return errors.Join(errAborted, err)
+		}
+	}
+	return s.writer.end("COMMIT")
+}
+
+var (
+	errAborted = errors.New("the database had aborted the transaction")
+	errClosed  = errors.New("store: the database is closed")
+)
