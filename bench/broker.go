@@ -31,7 +31,7 @@ type brokerPlan struct {
 
 func planOf(o options) brokerPlan {
 	if o.quick {
-		return brokerPlan{rounds: 1, window: 60, workers: 16, storm: 200, lone: 40, fill: []int{300, 600}}
+		return brokerPlan{rounds: 3, window: 400, workers: 64, storm: 400, lone: 40, fill: []int{300}}
 	}
 	return brokerPlan{rounds: 5, window: 1000, workers: 64, storm: 10000, lone: 500, fill: []int{20000, 100000}}
 }
