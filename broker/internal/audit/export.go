@@ -32,7 +32,10 @@ func (s *Service) ExportJSONL(ctx context.Context, p tenant.Principal, f Filter,
 	if err := s.recordExport(ctx, p, f, "jsonl"); err != nil {
 		return err
 	}
-	r := chain.Range{AccountID: p.AccountID, At: s.clock()}
+	if err := s.grow(ctx, p.AccountID); err != nil {
+		return err
+	}
+	r := chain.Range{AccountID: p.AccountID, At: s.clock(), Keys: s.rotations}
 	var checkpoints []store.AuditCheckpoint
 	if err := s.store.View(ctx, func(tx *store.Tx) error {
 		a, err := store.Global[store.Account](tx).Get(p.AccountID)
@@ -44,8 +47,13 @@ func (s *Service) ExportJSONL(ctx context.Context, p tenant.Principal, f Filter,
 		if r.First, r.Last, err = ends(t, f); err != nil || r.First == nil {
 			return err
 		}
-		// Only what this broker's key signed: the reader has one key.
-		checkpoints, err = store.In[store.AuditCheckpoint](t).List(store.Eq("key_id", chain.KeyID(s.PublicKey())), store.Asc("sequence"),
+		tree, err := treeOf(t, r.First.Sequence-1)
+		if err != nil {
+			return err
+		}
+		r.Edge = tree.Edge()
+		// Only what this broker's keys signed: the reader has no others.
+		checkpoints, err = store.In[store.AuditCheckpoint](t).List(store.OneOf("key_id", s.known), store.Asc("sequence"),
 			store.AtLeast("sequence", r.First.Sequence), store.AtMost("sequence", r.Last.Sequence))
 		return err
 	}); err != nil {
@@ -57,14 +65,14 @@ func (s *Service) ExportJSONL(ctx context.Context, p tenant.Principal, f Filter,
 		return err
 	}
 	if r.First != nil {
-		err := s.each(ctx, p, r.First.Sequence, r.Last.Sequence, nil, func(rec api.AuditRecord) error {
+		err := s.eachRecord(ctx, p, r.First.Sequence, r.Last.Sequence, nil, func(rec api.AuditRecord) error {
 			if err := out.Record(rec); err != nil {
 				return err
 			}
 			for len(checkpoints) > 0 && checkpoints[0].Sequence == rec.Sequence {
 				c := checkpoints[0]
 				checkpoints = checkpoints[1:]
-				if err := out.Checkpoint(chain.Checkpoint{AccountID: c.AccountID, Sequence: c.Sequence, At: c.At, Hash: c.Hash, KeyID: c.KeyID, Signature: c.Signature}); err != nil {
+				if err := out.Checkpoint(signedPart(c)); err != nil {
 					return err
 				}
 			}
@@ -107,7 +115,7 @@ func (s *Service) ExportCSV(ctx context.Context, p tenant.Principal, f Filter, w
 	if err := out.Write([]string{"sequence", "time (UTC)", "category", "event", "actor", "subject", "detail"}); err != nil {
 		return err
 	}
-	err := s.each(ctx, p, 1, math.MaxInt64, f.where(), func(r api.AuditRecord) error {
+	err := s.eachRecord(ctx, p, 1, math.MaxInt64, f.where(), func(r api.AuditRecord) error {
 		detail := ""
 		if len(r.Detail) > 0 {
 			b, err := json.Marshal(r.Detail)
@@ -150,7 +158,7 @@ func (s *Service) recordExport(ctx context.Context, p tenant.Principal, f Filter
 }
 
 // each passes records from first to last that pass the filters, in order, page by page.
-func (s *Service) each(ctx context.Context, p tenant.Principal, first, last int64, where []store.Filter, f func(api.AuditRecord) error) error {
+func (s *Service) eachRecord(ctx context.Context, p tenant.Principal, first, last int64, where []store.Filter, f func(api.AuditRecord) error) error {
 	for first <= last {
 		var rows []store.AuditRecord
 		if err := s.store.View(ctx, func(tx *store.Tx) error {

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -21,6 +22,9 @@ type Service struct {
 	store *store.Store
 	key   ed25519.PrivateKey
 	clock func() time.Time
+	// rotations are the changes of key that led to key; known are the IDs of all keys.
+	rotations []chain.Rotation
+	known     []string
 }
 
 // New makes the service. key signs checkpoints and exports; brokers on one database share it.
@@ -28,7 +32,17 @@ func New(st *store.Store, key ed25519.PrivateKey, clock func() time.Time) *Servi
 	if clock == nil {
 		clock = time.Now
 	}
-	return &Service{store: st, key: key, clock: clock}
+	return &Service{store: st, key: key, clock: clock, known: []string{chain.KeyID(key.Public().(ed25519.PublicKey))}}
+}
+
+// Rotated tells the service of the changes of key that led to its key, so that it exports what the keys before it signed.
+func (s *Service) Rotated(rotations []chain.Rotation) error {
+	keys, err := chain.Keys(s.PublicKey(), rotations)
+	if err != nil {
+		return fmt.Errorf("the changes of the key of audit logs: %w; restore the data folder from a backup", err)
+	}
+	s.rotations, s.known = rotations, slices.Sorted(maps.Keys(keys))
+	return nil
 }
 
 // PublicKey verifies what the service signs.
@@ -122,11 +136,18 @@ func (s *Service) RecordAll(ctx context.Context, e Entry) error {
 
 // Checkpoint signs the head of every account whose log has grown by at least records since its last checkpoint.
 func (s *Service) Checkpoint(ctx context.Context, records int64) error {
-	return s.eachAccount(ctx, func(t *store.Tenant) error { return s.sign(t, max(records, 1)) })
+	return s.each(ctx, func(id string) error { return s.checkpoint(ctx, id, max(records, 1)) })
 }
 
 // eachAccount runs f for each account in a transaction of its own, so that many accounts do not make a long one.
 func (s *Service) eachAccount(ctx context.Context, f func(*store.Tenant) error) error {
+	return s.each(ctx, func(id string) error {
+		return s.store.Tx(ctx, func(tx *store.Tx) error { return f(tx.Tenant(id)) })
+	})
+}
+
+// each runs f for each account; the failure of one does not keep the others from it.
+func (s *Service) each(ctx context.Context, f func(accountID string) error) error {
 	var ids []string
 	if err := s.store.View(ctx, func(tx *store.Tx) error {
 		ids = ids[:0]
@@ -136,7 +157,7 @@ func (s *Service) eachAccount(ctx context.Context, f func(*store.Tenant) error) 
 	}
 	var all error
 	for _, id := range ids {
-		if err := s.store.Tx(ctx, func(tx *store.Tx) error { return f(tx.Tenant(id)) }); err != nil {
+		if err := f(id); err != nil {
 			all = errors.Join(all, fmt.Errorf("account %s: %w", id, err))
 		}
 	}
@@ -159,11 +180,19 @@ func (s *Service) sign(t *store.Tenant, records int64) error {
 	if last.Sequence-signed.Sequence < records {
 		return nil
 	}
-	c, err := chain.Sign(s.key, t.AccountID(), chain.Head{Sequence: last.Sequence, Hash: last.Hash}, t.Now())
+	tree, err := treeOf(t, last.Sequence)
 	if err != nil {
 		return err
 	}
-	return table.Insert(&store.AuditCheckpoint{Sequence: c.Sequence, At: c.At, Hash: c.Hash, KeyID: c.KeyID, Signature: c.Signature})
+	root, err := tree.Root()
+	if err != nil {
+		return err
+	}
+	c, err := chain.SignTree(s.key, t.AccountID(), chain.Head{Sequence: last.Sequence, Hash: last.Hash}, root, t.Now())
+	if err != nil {
+		return err
+	}
+	return table.Insert(&store.AuditCheckpoint{Sequence: c.Sequence, At: c.At, Hash: c.Hash, KeyID: c.KeyID, Signature: c.Signature, Root: c.Root})
 }
 
 // Head is the sequence of an account's last record; 0 when there is none.

@@ -49,17 +49,15 @@ func trusted(t *store.Tenant, r store.KeyRequest) error {
 // Deliver seals the key of an approved request to its machine, once. Delivered and its audit record are committed with
 // the sealed answer, before it leaves.
 func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.DeliveryRequest) (api.KeyDelivery, error) {
-	sealer, err := keystore.NewSealer(in.PublicKey)
-	if err != nil {
-		return api.KeyDelivery{}, problem.Invalid("public_key", "is not the one that the request was made with")
-	}
+	// Outside the transaction, and before anybody knows whose request it is: what is wrong with the key is said last.
+	sealer, sealerErr := keystore.NewSealer(in.PublicKey)
 	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyDelivery, error) {
 		none := api.KeyDelivery{}
 		r, err := own(t, p, id)
 		if err != nil {
 			return none, err
 		}
-		if !bytes.Equal(r.PublicKey, in.PublicKey) {
+		if sealerErr != nil || !bytes.Equal(r.PublicKey, in.PublicKey) {
 			return none, problem.Invalid("public_key", "is not the one that the request was made with")
 		}
 		if r.DeliveredAt != nil {

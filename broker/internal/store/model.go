@@ -359,4 +359,15 @@ type AuditCheckpoint struct {
 	Hash      []byte
 	KeyID     string
 	Signature []byte
+	// Root is the root of the tree over the records up to Sequence; empty in checkpoints from before there were trees.
+	Root []byte
+}
+
+// AuditNode is the root of a complete subtree of the tree over an account's audit records: of 2^Level records, the first
+// of which is number Position<<Level + 1. Level is at least 8; nodes below follow from few records.
+type AuditNode struct {
+	AccountID string `gorm:"primaryKey"`
+	Level     int    `gorm:"primaryKey;autoIncrement:false"`
+	Position  int64  `gorm:"primaryKey;autoIncrement:false"`
+	Hash      []byte
 }

@@ -27,12 +27,13 @@ type tenantRow interface{ account() *string }
 func (b *Base) account() *string            { return &b.AccountID }
 func (r *AuditRecord) account() *string     { return &r.AccountID }
 func (c *AuditCheckpoint) account() *string { return &c.AccountID }
+func (n *AuditNode) account() *string       { return &n.AccountID }
 
 // models are all tables, in an order in which they can be filled.
 func models() []any {
 	return []any{&Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
-		&AuditRecord{}, &AuditCheckpoint{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}}
+		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}}
 }
 
 // storable brings a row's times into the form that both databases return (UTC, microseconds), so that a row that was

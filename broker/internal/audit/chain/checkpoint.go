@@ -19,6 +19,8 @@ type Checkpoint struct {
 	Hash      []byte    `json:"hash"`
 	KeyID     string    `json:"key_id"`
 	Signature []byte    `json:"signature"`
+	// Root is the root of the tree of the records up to Sequence (tree.go), signed too; brokers before trees signed none.
+	Root []byte `json:"root,omitempty"`
 }
 
 // KeyID names a signing key: the first eight bytes of its SHA-256 in hexadecimal.
@@ -27,8 +29,13 @@ func KeyID(public ed25519.PublicKey) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// Sign makes a checkpoint of a chain that has at least one record.
+// Sign makes a checkpoint of a chain that has at least one record, without a tree.
 func Sign(key ed25519.PrivateKey, account string, head Head, at time.Time) (Checkpoint, error) {
+	return SignTree(key, account, head, nil, at)
+}
+
+// SignTree makes a checkpoint of a chain that has at least one record, and of its tree's root.
+func SignTree(key ed25519.PrivateKey, account string, head Head, root []byte, at time.Time) (Checkpoint, error) {
 	if len(key) != ed25519.PrivateKeySize {
 		return Checkpoint{}, errors.New("audit: signing a checkpoint: the key is no Ed25519 private key: restore it from a backup")
 	}
@@ -36,7 +43,7 @@ func Sign(key ed25519.PrivateKey, account string, head Head, at time.Time) (Chec
 		return Checkpoint{}, errors.New("audit: signing a checkpoint: the chain has no record yet, or its head is damaged: verify the log")
 	}
 	c := Checkpoint{AccountID: account, Sequence: head.Sequence, At: at.UTC().Truncate(time.Microsecond), Hash: bytes.Clone(head.Hash),
-		KeyID: KeyID(key.Public().(ed25519.PublicKey))}
+		KeyID: KeyID(key.Public().(ed25519.PublicKey)), Root: bytes.Clone(root)}
 	c.Signature = ed25519.Sign(key, c.signed())
 	return c, nil
 }
@@ -49,7 +56,7 @@ func (c Checkpoint) Verify(public ed25519.PublicKey) error {
 	if c.KeyID != KeyID(public) {
 		return fmt.Errorf("it is signed by key %.32q, not %s", c.KeyID, KeyID(public))
 	}
-	if len(c.Hash) != sha256.Size || !ed25519.Verify(public, c.signed(), c.Signature) {
+	if len(c.Hash) != sha256.Size || len(c.Root) != 0 && len(c.Root) != sha256.Size || !ed25519.Verify(public, c.signed(), c.Signature) {
 		return errors.New("its signature is wrong")
 	}
 	return nil
@@ -57,6 +64,9 @@ func (c Checkpoint) Verify(public ed25519.PublicKey) error {
 
 // signed are the bytes under a checkpoint's signature, encoded as records are.
 func (c Checkpoint) signed() []byte {
+	if len(c.Root) > 0 {
+		return encode("keyward audit checkpoint v2", c.AccountID, c.Sequence, c.At.UnixMicro(), c.Hash, c.Root)
+	}
 	return encode("keyward audit checkpoint v1", c.AccountID, c.Sequence, c.At.UnixMicro(), c.Hash)
 }
 

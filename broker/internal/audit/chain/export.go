@@ -18,7 +18,7 @@ import (
 // then the records in order of their sequence, each checkpoint right behind the record that it signs.
 const (
 	Format  = "keyward-audit-log"
-	Version = 1
+	Version = 2
 )
 
 // Line is one line of an exported log; exactly one field is set.
@@ -46,11 +46,27 @@ type Header struct {
 	Checkpoints int64     `json:"checkpoints"`
 	ExportedAt  time.Time `json:"exported_at"`
 	Signature   []byte    `json:"signature"`
+	// Edge is the tree of the records before First (Tree.Edge), so that the roots in checkpoints can be checked; Keys is how
+	// Key came from those before it. Both since version 2.
+	Edge [][]byte   `json:"edge,omitempty"`
+	Keys []Rotation `json:"keys,omitempty"`
 }
 
 func (h Header) signed() []byte {
-	return encode("keyward audit export v1", h.Format, int64(h.Version), h.AccountID, h.AccountName, h.Key,
-		h.First, h.Last, h.Previous, h.Hash, h.Checkpoints, h.ExportedAt.UnixMicro())
+	if h.Version == 1 {
+		return encode("keyward audit export v1", h.Format, int64(h.Version), h.AccountID, h.AccountName, h.Key,
+			h.First, h.Last, h.Previous, h.Hash, h.Checkpoints, h.ExportedAt.UnixMicro())
+	}
+	fields := []any{"keyward audit export v2", h.Format, int64(h.Version), h.AccountID, h.AccountName, h.Key,
+		h.First, h.Last, h.Previous, h.Hash, h.Checkpoints, h.ExportedAt.UnixMicro(), int64(len(h.Edge))}
+	for _, e := range h.Edge {
+		fields = append(fields, e)
+	}
+	fields = append(fields, int64(len(h.Keys)))
+	for _, k := range h.Keys {
+		fields = append(fields, k.Number, k.At.UnixMicro(), k.Old, k.New, k.OldSignature, k.NewSignature)
+	}
+	return encode(fields...)
 }
 
 // Range is what an export is going to hold, read in the same transaction as the records.
@@ -60,6 +76,10 @@ type Range struct {
 	First, Last *api.AuditRecord
 	Checkpoints int64
 	At          time.Time
+	// Edge is the tree of the records before First; empty when First is the log's first record.
+	Edge [][]byte
+	// Keys are the changes of the signing key so far.
+	Keys []Rotation
 }
 
 // Writer writes an exported log as a stream.
@@ -78,7 +98,7 @@ func NewWriter(w io.Writer, key ed25519.PrivateKey, r Range) (*Writer, error) {
 	}
 	h := Header{Format: Format, Version: Version, AccountID: r.AccountID, AccountName: clean(r.AccountName),
 		Key: key.Public().(ed25519.PublicKey), Previous: make([]byte, sha256.Size), Hash: make([]byte, sha256.Size),
-		Checkpoints: r.Checkpoints, ExportedAt: r.At.UTC().Truncate(time.Microsecond)}
+		Checkpoints: r.Checkpoints, ExportedAt: r.At.UTC().Truncate(time.Microsecond), Edge: r.Edge, Keys: r.Keys}
 	if (r.First == nil) != (r.Last == nil) || r.AccountID == "" || r.Checkpoints < 0 {
 		return nil, errors.New("exporting the audit log: a range has an account, and both ends or none")
 	}

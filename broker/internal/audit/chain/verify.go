@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +34,9 @@ type Report struct {
 	Checkpoints int64
 	// SignedTo is the last sequence that a checkpoint signs.
 	SignedTo int64
-	// KeyID names the signing key; Trusted is true when it is Options.TrustedKey.
+	// Roots counts the checkpoints whose tree was checked against the records.
+	Roots int64
+	// KeyID names the signing key; Trusted is true when it is Options.TrustedKey, or when that one led to it.
 	KeyID      string
 	Trusted    bool
 	ExportedAt time.Time
@@ -73,6 +74,8 @@ type verifier struct {
 	header   Header
 	report   Report
 	line     int64
+	keys     map[string]ed25519.PublicKey
+	tree     *Tree // nil where the export does not say what came before it
 	next     int64 // the sequence that is due
 	previous []byte
 }
@@ -189,7 +192,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 func (v *verifier) start(h Header) error {
 	v.report = Report{AccountID: h.AccountID, AccountName: h.AccountName, ExportedAt: h.ExportedAt}
 	switch {
-	case h.Format != Format || h.Version != Version:
+	case h.Format != Format || h.Version < 1 || h.Version > Version || h.Version == 1 && len(h.Edge)+len(h.Keys) > 0:
 		return v.problem(0, "format %.40q version %d is not %s version %d: use the program of the broker's version", h.Format, h.Version, Format, Version)
 	case len(h.Key) != ed25519.PublicKeySize || len(h.Previous) != sha256.Size || len(h.Hash) != sha256.Size:
 		return v.problem(0, "the header's key or hashes have wrong lengths: bytes were changed")
@@ -197,8 +200,18 @@ func (v *verifier) start(h Header) error {
 		return v.problem(0, "the header's range is impossible: bytes were changed")
 	}
 	v.report.KeyID = KeyID(h.Key)
+	for _, k := range h.Keys {
+		if !k.At.Equal(k.At.Truncate(time.Microsecond)) || k.At.Location() != time.UTC {
+			return v.problem(0, "a time is not in whole microseconds of UTC: bytes were changed")
+		}
+	}
+	keys, err := Keys(h.Key, h.Keys)
+	if err != nil {
+		return v.problem(0, "%s", err)
+	}
+	v.keys = keys
 	if v.trusted != nil {
-		if subtle.ConstantTimeCompare(v.trusted, h.Key) != 1 {
+		if !trusts(keys, v.trusted) {
 			return v.problem(0, "the log is signed by key %s and not by the trusted key %s: it is another broker's, or forged", KeyID(h.Key), KeyID(v.trusted))
 		}
 		v.report.Trusted = true
@@ -208,6 +221,11 @@ func (v *verifier) start(h Header) error {
 	}
 	if h.First == 1 && !bytes.Equal(h.Previous, Head{}.hash()) {
 		return v.problem(1, "the first record of the log has a hash before it")
+	}
+	if h.First == 1 || len(h.Edge) > 0 {
+		if v.tree, err = NewTree(h.First-1, h.Edge); err != nil {
+			return v.problem(0, "%s", err)
+		}
 	}
 	v.header, v.next, v.previous = h, h.First, h.Previous
 	v.report.First = h.First
@@ -232,6 +250,11 @@ func (v *verifier) record(r api.AuditRecord) error {
 	if err := check(v.header.AccountID, r); err != nil {
 		return v.problem(r.Sequence, "%s", err)
 	}
+	if v.tree != nil {
+		if err := v.tree.Append(r.Hash, nil); err != nil {
+			return v.problem(r.Sequence, "%s", err)
+		}
+	}
 	v.report.Records++
 	v.report.Last, v.report.Head = r.Sequence, r.Hash
 	v.next, v.previous = r.Sequence+1, r.Hash
@@ -245,11 +268,21 @@ func (v *verifier) checkpoint(c Checkpoint) error {
 	case v.report.Records == 0 || c.Sequence != v.report.Last:
 		return v.problem(v.next, "a checkpoint of record %d stands where record %d was due: records are missing or out of order", c.Sequence, v.next)
 	}
-	if err := c.Verify(v.header.Key); err != nil {
+	key, known := v.keys[c.KeyID]
+	if !known {
+		return v.problem(c.Sequence, "the checkpoint is refused: it is signed by key %.32q, which is not the broker's", c.KeyID)
+	}
+	if err := c.Verify(key); err != nil {
 		return v.problem(c.Sequence, "the checkpoint is refused: %s", err)
 	}
 	if !bytes.Equal(c.Hash, v.report.Head) {
 		return v.problem(c.Sequence, "the checkpoint signs another hash: the log was rewritten up to here")
+	}
+	if v.tree != nil && len(c.Root) > 0 {
+		if root, err := v.tree.Root(); err != nil || !bytes.Equal(root, c.Root) {
+			return v.problem(c.Sequence, "the checkpoint signs another tree: the log was rewritten up to here")
+		}
+		v.report.Roots++
 	}
 	v.report.Checkpoints++
 	v.report.SignedTo = c.Sequence
