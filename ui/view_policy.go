@@ -23,7 +23,7 @@ type PolicyRow struct {
 	Deletable   bool
 }
 
-// PolicyPage creates or edits a policy: information, images, devices, rules and actions in one form.
+// PolicyPage creates or edits a policy: information, images, devices, rules, actions and a preview in one form.
 type PolicyPage struct {
 	Frame
 	New      bool
@@ -38,6 +38,7 @@ type PolicyPage struct {
 	Facts    []Option // for another rule
 	Actions  []Field
 	NoRules  bool
+	Preview  Preview
 	Back     Link
 }
 

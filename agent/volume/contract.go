@@ -92,6 +92,9 @@ type Snapshot struct {
 	RequestNumber int64         `json:"request_number,omitempty"`
 	RequestStatus api.KeyStatus `json:"request_status,omitempty"`
 	Integrity     api.Integrity `json:"integrity,omitempty"`
+	// WaitsFor says who or what would move a waiting request on; FailedRules which rules this machine failed.
+	WaitsFor    string          `json:"waits_for,omitempty"`
+	FailedRules []api.Shortfall `json:"failed_rules,omitempty"`
 	// LeaseSeconds is how long the key lives without contact from now on; zero without a key.
 	LeaseSeconds int64     `json:"lease_seconds"`
 	Since        time.Time `json:"since"`

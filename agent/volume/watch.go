@@ -117,12 +117,14 @@ func (w *watcher) judge(ctx context.Context, v *Volume, s api.KeyRequestStatus) 
 func (v *Volume) show(s api.KeyRequestStatus) {
 	v.mu.Lock()
 	v.snap.RequestID, v.snap.RequestNumber, v.snap.RequestStatus, v.snap.Integrity = s.ID, s.Number, s.Status, s.Integrity
+	v.snap.WaitsFor, v.snap.FailedRules = s.WaitsFor, s.Failed
 	if v.snap.State == Waiting || v.snap.State == Suspended || (v.snap.State == Locked && s.Reason != "") {
 		v.snap.Why = s.Reason
 	}
 	snap := v.snap
 	v.mu.Unlock()
-	v.o.Logger.Info("key request", "request", s.Number, "status", s.Status, "integrity", s.Integrity, "reason", s.Reason)
+	v.o.Logger.Info("key request", "request", s.Number, "status", s.Status, "integrity", s.Integrity, "reason", s.Reason,
+		"waits_for", s.WaitsFor, "failed_rules", len(s.Failed))
 	v.o.Changed(snap)
 }
 

@@ -206,6 +206,19 @@ type KeyRequestStatus struct {
 	LeaseSeconds     int64 `json:"lease_seconds"`
 	// RevokeMode is how the policy wants the key given up, also when its lease ends without contact.
 	RevokeMode RevokeMode `json:"revoke_mode,omitempty"`
+	// WaitsFor says what would move a pending request on: which roles decide, never which people.
+	WaitsFor string `json:"waits_for,omitempty"`
+	// Failed are the rules that this machine's facts failed, without what the rules want.
+	Failed []Shortfall `json:"failed,omitempty"`
+}
+
+// Shortfall is a failed rule as the machine itself is told it.
+type Shortfall struct {
+	// Title names the fact to people, for example "Network Services (TCP)".
+	Title string `json:"title"`
+	// Actual is the whole value found, or "no data" with the reason.
+	Actual string `json:"actual"`
+	Grade  Grade  `json:"grade,omitempty"`
 }
 
 // DeliveryRequest collects the key of an approved request; it repeats the public key it was asked with.

@@ -349,6 +349,10 @@ type KeyRequestDetail struct {
 	LeaseExpiresAt *time.Time        `json:"lease_expires_at,omitempty"`
 	RevokeDueAt    *time.Time        `json:"revoke_due_at,omitempty"`
 	History        []KeyRequestEvent `json:"history"`
+	// WaitsFor says what would move a pending request on; empty for others.
+	WaitsFor string `json:"waits_for,omitempty"`
+	// MayApprove are the people who may approve a pending request now; none while no policy holds device and image.
+	MayApprove []Approver `json:"may_approve,omitempty"`
 	// ExpiresAt is when a request that waits for people is over.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	// ApprovalsNeeded people must approve it; Approvals are those who have, whether or not they count any more.
@@ -370,6 +374,16 @@ type Approval struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	// Void says why it does not count: expired, or its person may not approve any more.
 	Void string `json:"void,omitempty"`
+}
+
+// Approver is a person who may decide on a key request.
+type Approver struct {
+	UserID      string `json:"user_id"`
+	Name        string `json:"name"`
+	DisplayName string `json:"display_name,omitempty"`
+	Role        Role   `json:"role"`
+	// Locked is true while too many wrong passwords keep the person out.
+	Locked bool `json:"locked,omitempty"`
 }
 
 // KeyRequestEvent is one change of a key request's state.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"keyward/broker/api"
@@ -71,6 +72,16 @@ func (p *People) CreatePolicy(ctx context.Context, in api.Policy) (out api.Polic
 // UpdatePolicy saves a policy; in.Version is the version that was read.
 func (p *People) UpdatePolicy(ctx context.Context, in api.Policy) (out api.Policy, err error) {
 	return out, p.Do(ctx, http.MethodPut, policyPath(in.ID), in, &out)
+}
+
+// PreviewPolicy says what a policy would do with today's machines if it were saved.
+func (p *People) PreviewPolicy(ctx context.Context, in api.Policy) (out api.PolicyPreview, err error) {
+	return out, p.Do(ctx, http.MethodPost, "/api/v1/policies/preview", in, &out)
+}
+
+// ReplayPolicy says what a policy would have done with the requests of the last days, 1 to 30.
+func (p *People) ReplayPolicy(ctx context.Context, in api.Policy, days int) (out api.PolicyReplay, err error) {
+	return out, p.Do(ctx, http.MethodPost, "/api/v1/policies/replay?days="+strconv.Itoa(days), in, &out)
 }
 
 // DeletePolicy removes a policy that holds no devices.

@@ -93,8 +93,8 @@ func TestApprove_withoutScripts(t *testing.T) {
 	plain("ordered", "button[data-confirm]", `location.pathname === '/inventory/devices' && document.querySelector('#row-device-3 .badge').textContent.trim() === 'Encryption pending'`)
 
 	b.do("policy", chromedp.Navigate(b.url+"/policies/policy-3"))
-	if parts := eval[int](b, `[...document.querySelectorAll('.part')].filter(part => part.checkVisibility()).length`); parts != 5 {
-		t.Errorf("without scripts %d of 5 parts of the policy are visible", parts)
+	if parts := eval[int](b, `[...document.querySelectorAll('.part')].filter(part => part.checkVisibility()).length`); parts != 6 {
+		t.Errorf("without scripts %d of 6 parts of the policy are visible", parts)
 	}
 	plain("a rule", `button[value=add-rule]`, `document.querySelectorAll('.rule').length === 1`)
 
@@ -169,13 +169,45 @@ func TestPolicy_tabsPickerAndRules(t *testing.T) {
 	b.do("type", chromedp.KeyEvent("no port"))
 	b.do("back to the start", chromedp.Click(chromedp.CSS("#tab-part-info")))
 	b.do("keyboard", chromedp.KeyEvent(kb.ArrowLeft))
-	b.until("actions by keyboard", shown+` === 'part-actions'`)
+	b.until("the preview by keyboard", shown+` === 'part-preview'`)
 	b.press("[name=then][value=back]")
 	b.until("the wrong rule is shown", shown+` === 'part-rules' && document.querySelector('.rule .error') !== null`)
 	b.inspect("wizard, refused")
 	b.do("correct", chromedp.SetValue(chromedp.CSS(`[name="rules[0].conditions[0].value"]`), "22, 443"))
 	b.press("[name=then][value=back]")
 	b.until("the list", `location.pathname === '/policies' && document.body.textContent.includes('Web servers')`)
+}
+
+// Z-27: before a policy is saved its page says what it would do, and what it would have done; nothing is saved by asking.
+func TestPolicy_previewAndReplay(t *testing.T) {
+	b := open(t, demo(t))
+	b.logOn(demoAccount, "ada", demoPassword)
+	b.visit("/policies/policy-2#part-preview")
+	eval[bool](b, `window.notReloaded = true`)
+	count := func(outcome string) string {
+		return fmt.Sprintf(`document.querySelector('[data-outcome="%s"] td:last-child')?.textContent`, outcome)
+	}
+	b.do("preview", chromedp.Click(chromedp.CSS(`[value=preview]`)))
+	b.until("the figures", count("Revoked when checked")+` === '1' && window.notReloaded === true`)
+	b.until("the rule that decides", `document.querySelector('.preview-rows').textContent.includes('(only these 22, 5432)')`)
+	b.until("the announcement", `document.getElementById('announce').textContent.includes('judged otherwise')`)
+	b.inspect("preview")
+	for _, width := range []int64{768, 390} {
+		b.viewport(width, 900)
+		b.inspect(fmt.Sprintf("preview at %d", width))
+	}
+	b.theme("dark")
+	b.inspect("preview in the dark")
+	b.do("replay", chromedp.Click(chromedp.CSS(`[value=replay]`)))
+	b.until("what happened", `document.querySelector('#preview h3').textContent.includes('last 30 days') && document.querySelector('.preview-rows').textContent.includes('approved by kim')`)
+	b.inspect("replay")
+	b.do("the name", chromedp.SetValue(chromedp.CSS("#f-lease_seconds"), "1s"))
+	b.do("preview", chromedp.Click(chromedp.CSS(`[value=preview]`)))
+	b.until("the refusal", `document.querySelector('#preview .flash').textContent.includes('lease_seconds')`)
+	b.visit("/policies/policy-2")
+	if version := eval[string](b, `document.querySelector('[name=version]').value`); version != "4" {
+		t.Errorf("asking has saved version %s", version)
+	}
 }
 
 // B-03: the meter follows the typing.

@@ -15,7 +15,7 @@ var demoPages = []string{
 	"/instances", "/instances?status=closed", "/instances?q=nothing-has-this-name", "/key-requests/request-1", "/key-requests/request-2", "/key-requests/request-3",
 	"/key-requests/request-4", "/key-requests/request-4/revoke", "/instances/instance-1", "/inventory/images", "/inventory/images/image-1", "/inventory/devices",
 	"/inventory/devices/device-3", "/inventory/devices/device-1", "/inventory/devices/encrypt?id=device-3&id=device-1", "/inventory/devices/device-3/unconfigure",
-	"/inventory/devices/device-4/copy", "/inventory/raid-sets/new", "/inventory/raid-sets/device-9", "/policies", "/policies/new", "/policies/policy-2", "/policies/policy-2#part-rules", "/policies/policy-2#part-devices", "/policies/policy-2#part-actions", "/policies/policy-1",
+	"/inventory/devices/device-4/copy", "/inventory/raid-sets/new", "/inventory/raid-sets/device-9", "/policies", "/policies/new", "/policies/policy-2", "/policies/policy-2#part-rules", "/policies/policy-2#part-devices", "/policies/policy-2#part-actions", "/policies/policy-2#part-preview", "/policies/policy-1",
 	"/policies/delete?id=policy-2&id=policy-3", "/logs", "/admin/users", "/admin/users/new", "/admin/users/user-2", "/admin/roles", "/admin/account", "/admin/tokens",
 	"/admin/tokens/new", "/admin/password", "/admin/sessions", "/admin/time", "/inventory/devices/no-such-device",
 }

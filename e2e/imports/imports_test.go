@@ -76,7 +76,7 @@ var rules = []rule{
 		[]string{"winvol", "nbdcrypt", "broker/api", "broker/client", "agent/provider", "agent/facts", "agent/identity", "agent/volume"}, nil},
 	{"appraisal is pure", []string{"broker/internal/policy"}, []string{"broker/internal/policy", "broker/api"}, nil},
 	{"services know no HTTP", []string{"broker/internal/tenant", "broker/internal/account", "broker/internal/inventory",
-		"broker/internal/policy", "broker/internal/policyset", "broker/internal/keyrequest", "broker/internal/keystore",
+		"broker/internal/policy", "broker/internal/policyset", "broker/internal/policyfile", "broker/internal/preview", "broker/internal/keyrequest", "broker/internal/keystore",
 		"broker/internal/audit", "broker/internal/job", "broker/internal/store"},
 		nil, []string{"broker/internal/httpapi", "broker/internal/console", "broker/internal/server"}},
 }

@@ -208,7 +208,8 @@ func (b *Broker) ask(w http.ResponseWriter, r *http.Request, _ string) {
 	b.number++
 	q := &Request{Asked: in, KeyRequestStatus: api.KeyRequestStatus{ID: uuid.NewString(), Number: b.number, DeviceID: in.DeviceID,
 		Status: api.KeyPending, Integrity: api.IntegrityUnknownNoRules, Reason: "a person has to decide", Version: 1,
-		HeartbeatSeconds: b.Heartbeat, LeaseSeconds: b.Lease}}
+		HeartbeatSeconds: b.Heartbeat, LeaseSeconds: b.Lease, WaitsFor: "A Key Approver of the account approves or denies it.",
+		Failed: []api.Shortfall{{Title: "Network Services (TCP)", Actual: "22, 80", Grade: api.GradeSelfReported}}}}
 	if again || (b.Approve != nil && b.Approve(in)) {
 		q.Status, q.Reason = api.KeyApproved, "approved at once"
 	}

@@ -15,6 +15,7 @@ import (
 
 	"keyward/agent/internal/control"
 	"keyward/agent/volume"
+	"keyward/broker/api"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -78,7 +79,11 @@ func notMounted(s *control.Status) string {
 	}
 	for _, v := range s.Volumes {
 		if v.State != volume.Mounted {
-			return fmt.Sprintf("%s is %s (%s)", v.Name, v.State, cmp.Or(v.Why, "no reason given"))
+			why := cmp.Or(v.Why, "no reason given")
+			if v.RequestNumber != 0 && !v.State.HoldsKey() {
+				why = fmt.Sprintf("key request %d, %s: %s", v.RequestNumber, v.RequestStatus, strings.TrimSpace(why+" "+v.WaitsFor))
+			}
+			return fmt.Sprintf("%s is %s (%s)", v.Name, v.State, why)
 		}
 	}
 	return ""
@@ -123,6 +128,12 @@ func printStatus(w io.Writer, s *control.Status) error {
 		if v.RequestNumber != 0 {
 			line("  Key request", "number %d, %s, integrity %s", v.RequestNumber, v.RequestStatus, v.Integrity)
 		}
+		if !v.State.HoldsKey() {
+			optional(line, "  Waits for", v.WaitsFor)
+			for _, f := range v.FailedRules {
+				line("  Failed rule", "%s: found %s", f.Title, found(f))
+			}
+		}
 		if v.State.HoldsKey() {
 			line("  Lease", "ends in %s without contact", time.Duration(v.LeaseSeconds)*time.Second)
 		}
@@ -138,6 +149,14 @@ func printStatus(w io.Writer, s *control.Status) error {
 		line("Device", "%s, %d bytes, holds %s, %s", d.Path, d.Size, d.Contents, cmp.Or(d.Status, "not known to the broker"))
 	}
 	return t.Flush()
+}
+
+// found is what a rule found of this machine, with who vouches for it.
+func found(f api.Shortfall) string {
+	if f.Grade == "" {
+		return f.Actual
+	}
+	return fmt.Sprintf("%s (%s)", f.Actual, f.Grade)
 }
 
 func optional(line func(string, string, ...any), name, value string) {

@@ -23,9 +23,16 @@ const (
 	exitFailed = 1
 	// exitUsage: the command line, the configuration or a named file is wrong; nothing was done.
 	exitUsage = 2
+	// exitChanges: policy plan found changes; there a wrong command line or file is exitFailed.
+	exitChanges = 2
 )
 
 const exitHelp = `Exit codes: 0 done; 1 failed; 2 the command line, the configuration or a named file is wrong.`
+
+// exitCode ends a command that did what it should with a code that says what it found.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // usageError is an error of the caller.
 type usageError struct{ error }
@@ -48,6 +55,10 @@ func run(ctx context.Context, args []string, version string, out, errs io.Writer
 	if err == nil {
 		return exitOK
 	}
+	var quiet exitCode
+	if errors.As(err, &quiet) {
+		return int(quiet)
+	}
 	fmt.Fprintf(errs, "keyward-broker: %v\n", err)
 	var usage usageError
 	if errors.As(err, &usage) {
@@ -68,7 +79,7 @@ func command(version string) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	s := &settings{version: version}
 	s.flags(root.PersistentFlags())
-	root.AddCommand(initCommand(s), serveCommand(s), accountCommand(s), userCommand(s), tokenCommand(s), auditCommand(s))
+	root.AddCommand(initCommand(s), serveCommand(s), accountCommand(s), userCommand(s), tokenCommand(s), auditCommand(s), policyCommand(s))
 	return root
 }
 

@@ -22,6 +22,7 @@ type Deps struct {
 	Accounts  Accounts
 	Inventory Inventory
 	Policies  Policies
+	Previews  Previews
 	Requests  Requests
 	Audit     Audit
 	Feed      *feed.Hub

@@ -80,6 +80,12 @@ type Policies interface {
 	Facts() []policy.FactInfo
 }
 
+// Previews says what a policy would do if it were saved, and what it would have done.
+type Previews interface {
+	Policy(ctx context.Context, p tenant.Principal, draft api.Policy) (api.PolicyPreview, error)
+	Replay(ctx context.Context, p tenant.Principal, draft api.Policy, days int) (api.PolicyReplay, error)
+}
+
 // Requests is the key requests of running instances.
 type Requests interface {
 	List(ctx context.Context, p tenant.Principal, f keyrequest.Filter) (api.RunningInstances, error)

@@ -57,6 +57,39 @@ func TestKeyRequest_approveDenyRevoke(t *testing.T) {
 	p.get("/key-requests/request-4").wants(t, "revoking", http.StatusOK, "Key Request (revoking)", "laptop stolen", "Revocation has started")
 }
 
+// A pending request says what it waits for and names who may approve it.
+func TestKeyRequest_saysWhoMayApprove(t *testing.T) {
+	t.Parallel()
+	p := newSite(t).as("auditor")
+	p.get("/key-requests/request-1").wants(t, "pending", http.StatusOK, "Waits for", "approves or denies it", "May approve",
+		"Ada Lund (ada), Account Administrator\nKim Sato (kim), Key Approver\nNoor Haddad (noor), Key Approver, locked now")
+	if strings.Contains(p.get("/key-requests/request-4").body, "May approve") {
+		t.Error("a delivered request names approvers")
+	}
+}
+
+// Z-27: a preview shows what a policy would do, saves nothing, and refuses what could not be saved.
+func TestPolicy_previewByForms(t *testing.T) {
+	t.Parallel()
+	p := newSite(t).as("account-administrator")
+	form := url.Values{"version": {"4"}, "name": {"Database servers"}, "on_match": {"approve"}, "on_failure": {"deny"}, "lease_seconds": {"5m"}, "heartbeat_seconds": {"30s"},
+		"revoke_mode": {"unmount"}, "device": {"device-1", "device-2"}, "rules[0].fact": {"listening_tcp_ports"}, "rules[0].conditions[0].operator": {"only these"},
+		"rules[0].conditions[0].value": {"22"}, "edit": {"preview"}}
+	p.post("/policies/policy-2", form).wants(t, "preview", http.StatusOK, "If this policy were saved now", "devices on machines would be judged otherwise",
+		"Revoked when checked", "Network Services (TCP)", "(only these 22, 5432)", "22, 80, 5432", `href="/key-requests/request-1"`, "facts of 4 minutes ago")
+	form.Set("edit", "replay")
+	p.post("/policies/policy-2", form).wants(t, "replay", http.StatusOK, "The last 30 days by this policy", "approved by kim", "1 of 2 key requests since")
+	form.Set("rules[0].conditions[0].value", "many")
+	p.post("/policies/policy-2", form).wants(t, "a rule that cannot be", http.StatusUnprocessableEntity, "rules[0].conditions[0].value:", `id="f-rules[0].conditions[0].value-error"`)
+	form.Set("edit", "preview")
+	form.Set("lease_seconds", "soon")
+	p.post("/policies/new", form).wants(t, "a lease that is no time", http.StatusUnprocessableEntity, "lease_seconds: enter a time")
+	p.get("/policies/policy-2").wants(t, "nothing is saved", http.StatusOK, `name="version" value="4"`, "Preview")
+	if page := newSite(t).as("auditor").get("/policies/policy-2"); page.status != http.StatusOK || strings.Contains(page.body, `value="preview"`) {
+		t.Error("who may not save is offered a preview")
+	}
+}
+
 func TestKeyRequest_assignPolicy(t *testing.T) {
 	t.Parallel()
 	p := newSite(t).as("account-administrator")

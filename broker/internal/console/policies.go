@@ -105,8 +105,8 @@ func showPolicy(v *visit) error {
 	return v.show(http.StatusOK, "policy", page)
 }
 
-// savePolicy creates or changes a policy, or only edits the rules of the form: a button named "edit" adds or removes a
-// rule or condition and shows the form again without saving anything.
+// savePolicy creates or changes a policy, or only works on the form: a button named "edit" adds or removes a rule or
+// condition, or previews the policy, and shows the form again without saving anything.
 func savePolicy(v *visit) error {
 	current := api.Policy{}
 	if v.id() != "" {
@@ -116,6 +116,12 @@ func savePolicy(v *visit) error {
 		}
 	}
 	in, wrong := v.policyForm(current)
+	switch v.form("edit") {
+	case "preview":
+		return v.showPreview(in, wrong, false)
+	case "replay":
+		return v.showPreview(in, wrong, true)
+	}
 	if edit := v.form("edit"); edit != "" {
 		in.Rules = editRules(in.Rules, edit, api.FactName(v.form("new-fact")), v.Policies.Facts())
 		page, err := v.policyPage(in)

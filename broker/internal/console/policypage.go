@@ -18,7 +18,7 @@ func (v *visit) policyPage(p api.Policy) (ui.PolicyPage, error) {
 	title, intro := "Edit Policy: "+p.Name, "Here you can change which machines are given keys, and under which conditions."
 	switch {
 	case p.ID == "":
-		title, intro = "Add Policy", "Five steps: name, images, devices, rules and actions. Finish saves the policy."
+		title, intro = "Add Policy", "Six steps: name, images, devices, rules, actions and a preview. Finish saves the policy."
 	case !write:
 		title, intro = "Policy: "+p.Name, "Here you can see which machines are given keys, and under which conditions."
 	}
@@ -29,7 +29,7 @@ func (v *visit) policyPage(p api.Policy) (ui.PolicyPage, error) {
 			{Name: "name", Label: "Name", Type: "text", Value: p.Name, Required: true, MaxLength: 32, Disabled: !write || p.Default, Help: "1 to 32 characters."},
 			{Name: "description", Label: "Description", Type: "textarea", Value: p.Description, MaxLength: 1024, Disabled: !write},
 		},
-		Actions: actionFields(p, !write),
+		Actions: actionFields(p, !write), Preview: ui.Preview{CanRun: write},
 	}
 	if p.Default {
 		page.Info[0].Help = "The default policy keeps its name."

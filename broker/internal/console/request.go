@@ -162,6 +162,12 @@ func (v *visit) requestFacts(r api.KeyRequestDetail) []ui.Pair {
 	if r.Verdict.ApproveAfterSeconds > 0 && r.Status == api.KeyPending {
 		pairs = append(pairs, ui.Pair{Label: "Approves itself", Value: seconds(r.Verdict.ApproveAfterSeconds) + " after the request, unless somebody decides before"})
 	}
+	if r.WaitsFor != "" {
+		pairs = append(pairs, ui.Pair{Label: "Waits for", Value: r.WaitsFor})
+	}
+	if len(r.MayApprove) > 0 {
+		pairs = append(pairs, ui.Pair{Label: "May approve", Value: approverNames(r.MayApprove)})
+	}
 	if r.LeaseExpiresAt != nil {
 		pairs = append(pairs, ui.Pair{Label: "Lease ends", Value: v.exact(r.LeaseExpiresAt)})
 	}
@@ -169,6 +175,21 @@ func (v *visit) requestFacts(r api.KeyRequestDetail) []ui.Pair {
 		pairs = append(pairs, ui.Pair{Label: "Revocation due", Value: v.exact(r.RevokeDueAt)})
 	}
 	return pairs
+}
+
+// approverNames are people with their roles, one a line.
+func approverNames(people []api.Approver) string {
+	lines := make([]string, len(people))
+	for i, p := range people {
+		lines[i] = p.Name + ", " + roleTitle(string(p.Role))
+		if p.DisplayName != "" {
+			lines[i] = p.DisplayName + " (" + p.Name + "), " + roleTitle(string(p.Role))
+		}
+		if p.Locked {
+			lines[i] += ", locked now"
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // keyValues fills the table of rules: failed first, then passed, then what no rule judges.

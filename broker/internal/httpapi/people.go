@@ -7,12 +7,14 @@ import (
 	"keyward/broker/internal/job"
 	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/policyset"
+	"keyward/broker/internal/preview"
 )
 
 // PeopleDeps are the services behind what people do with machines, devices, policies and key requests.
 type PeopleDeps struct {
 	Inventory job.Desk
 	Policies  *policyset.Service
+	Previews  *preview.Service
 	Requests  *keyrequest.Service
 	Feed      *feed.Hub
 	Sessions  Sessions
@@ -25,6 +27,7 @@ type PeopleDeps struct {
 func RegisterPeople(r *Router, d PeopleDeps) {
 	registerRequests(r, d)
 	registerPolicies(r, d)
+	registerPreviews(r, d)
 	registerImages(r, d)
 	registerDevices(r, d)
 	registerRAIDSets(r, d)

@@ -36,6 +36,7 @@ import (
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/pki"
 	"keyward/broker/internal/policyset"
+	"keyward/broker/internal/preview"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/store/storetest"
 	"keyward/rbac"
@@ -113,7 +114,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	base, cancel := context.WithCancel(context.Background())
 	peopleApp := httpapi.NewApp(httpapi.AppOptions{Name: "people", Base: base, Logger: quiet})
 	r.people = httpapi.NewRouter(peopleApp, "/api/v1", "Keyward", "test", &httpapi.PeopleGate{Sessions: r.accounts, Roles: roles}, quiet)
-	httpapi.RegisterPeople(r.people, httpapi.PeopleDeps{Inventory: r.desk, Policies: r.policies, Requests: r.requests, Feed: r.feed,
+	httpapi.RegisterPeople(r.people, httpapi.PeopleDeps{Inventory: r.desk, Policies: r.policies, Previews: preview.New(st), Requests: r.requests, Feed: r.feed,
 		Sessions: r.accounts, Roles: roles, Pulse: 100 * time.Millisecond})
 	_, auditKey, err := ed25519.GenerateKey(nil)
 	if err != nil {

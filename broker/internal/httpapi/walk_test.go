@@ -37,6 +37,8 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /api/v1/key-requests/{id}/assign-policy":   api.PolicyAssignment{PolicyID: ids["policies"]},
 		"POST /api/v1/policies":                          pol,
 		"PUT /api/v1/policies/{id}":                      pol,
+		"POST /api/v1/policies/preview":                  pol,
+		"POST /api/v1/policies/replay":                   pol,
 		"POST /api/v1/policies/delete":                   map[string][]string{"ids": {ids["policies"]}},
 		"PUT /api/v1/images/{id}":                        api.ImageWrite{Name: "x"},
 		"POST /api/v1/images/{id}/revoke-certificate":    api.Decision{},

@@ -21,14 +21,7 @@ import (
 const ApprovalLife = 24 * time.Hour
 
 // approvers are the roles that may approve.
-var approvers = func() []string {
-	for _, row := range rbac.Matrix() {
-		if row.Operation == rbac.KeyRequestsDecide {
-			return row.Roles
-		}
-	}
-	return nil
-}()
+var approvers = rolesFor(rbac.KeyRequestsDecide)
 
 // Approve records the caller's approval of a pending request. The request is approved once as many people as its policy
 // needs have approved it, each with a name of their own in the log.

@@ -178,7 +178,7 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 		return none, err
 	}
 	r := store.KeyRequest{Number: number, DeviceID: d.ID, InstanceID: inst.ID, ImageID: inst.ImageID, PolicyID: pol.ID,
-		Verdict: verdict, Evidence: in.Evidence, SourceIP: p.Address, Nonce: in.Nonce, PublicKey: in.PublicKey,
+		Verdict: verdict, Evidence: in.Evidence, Observed: observed(inst, p.Address, t.Now()), SourceIP: p.Address, Nonce: in.Nonce, PublicKey: in.PublicKey,
 		ApprovalsNeeded: max(pol.ApprovalsNeeded, 1), SeparateApprover: pol.SeparateApprover, WaitsFor: waits}
 	if in.Run != nil {
 		r.RunID = in.Run.ID
@@ -357,12 +357,6 @@ func appraise(t *store.Tenant, pol store.Policy, d store.Device, inst store.Inst
 	if err != nil {
 		return api.Verdict{}, err
 	}
-	return policy.Appraise(policyset.View(pol), policy.Context{
-		Evidence: e, Observed: observed(inst, address, asked), DeviceInPolicy: d.PolicyID == pol.ID,
-		// A device that is assigned to an image belongs to machines of that image only, unless it is one to read from:
-		// that may be shared, and Native machines have an image each.
-		// The devices of a resource pool are for any machine of the policy.
-		ImageInPolicy: in > 0 && (d.ImageID == "" || d.ImageID == inst.ImageID || d.Access == api.AccessReadOnly || pol.ResourcePool),
-		Now:           t.Now(),
-	}), nil
+	p := policyset.View(pol)
+	return policy.Appraise(p, Circumstances(p, in > 0, d, inst, e, observed(inst, address, asked), t.Now())), nil
 }

@@ -141,6 +141,9 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.K
 		if r.Status != api.KeyRevokePending {
 			out.RevokeDueAt = nil // then it is the broker's own alarm
 		}
+		if out.WaitsFor, out.MayApprove, err = explain(t, r, true); err != nil {
+			return err
+		}
 		d, err := store.In[store.Device](t).Get(r.DeviceID)
 		if err == nil {
 			out.Device, err = inventory.View(t, d)

@@ -11,7 +11,10 @@ import (
 
 // eventStands is the history line of a request that was born under a person's denial or revocation. Each new request
 // carries it on, so the earlier request alone tells whether a person has the last word, however long the history is.
-const eventStands = "person-decides"
+const eventStands = EventPersonDecides
+
+// EventPersonDecides names that line.
+const EventPersonDecides = "person-decides"
 
 // policyDecides says whether policy and timer may give the key of r's device to r's machine: nobody has denied or
 // revoked it since a person last approved it.
@@ -124,8 +127,13 @@ func status(t *store.Tenant, r store.KeyRequest) (api.KeyRequestStatus, error) {
 	if err != nil {
 		return api.KeyRequestStatus{}, err
 	}
+	waits, _, err := explain(t, r, false)
+	if err != nil {
+		return api.KeyRequestStatus{}, err
+	}
 	return api.KeyRequestStatus{ID: r.ID, Number: r.Number, DeviceID: r.DeviceID, Status: r.Status, Integrity: r.Integrity,
-		Reason: r.Reason, Version: version, HeartbeatSeconds: pol.HeartbeatSeconds, LeaseSeconds: pol.LeaseSeconds, RevokeMode: pol.RevokeMode}, nil
+		Reason: r.Reason, Version: version, HeartbeatSeconds: pol.HeartbeatSeconds, LeaseSeconds: pol.LeaseSeconds, RevokeMode: pol.RevokeMode,
+		WaitsFor: waits, Failed: shortfalls(r.Verdict)}, nil
 }
 
 // version counts what happened to a request. The row's own version will not do: every heartbeat that renews a lease

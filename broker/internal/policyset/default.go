@@ -41,8 +41,8 @@ func Default(t *store.Tenant) (store.Policy, error) {
 		Detail: map[string]string{"name": row.Name, "default": "true"}})
 }
 
-// check refuses what no policy may say.
-func check(in api.Policy) error {
+// Check refuses what no policy may say.
+func Check(in api.Policy) error {
 	fields := map[string]string{}
 	for _, e := range policy.Validate(in) {
 		if fields[e.Field] == "" {

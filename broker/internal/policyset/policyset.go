@@ -33,22 +33,28 @@ func New(st *store.Store, hub *feed.Hub) *Service { return &Service{store: st, f
 func (s *Service) List(ctx context.Context, p tenant.Principal) ([]api.Policy, error) {
 	var out []api.Policy
 	err := s.store.View(ctx, func(tx *store.Tx) error {
-		t := tx.Tenant(p.AccountID)
-		rows, err := store.In[store.Policy](t).List(store.Desc("is_default"), store.Asc("name"))
-		if err != nil {
-			return err
-		}
-		members, err := membersOf(t)
-		if err != nil {
-			return err
-		}
-		out = make([]api.Policy, 0, len(rows))
-		for _, r := range rows {
-			out = append(out, members.view(r))
-		}
-		return nil
+		var err error
+		out, err = All(tx.Tenant(p.AccountID))
+		return err
 	})
 	return out, err
+}
+
+// All reads every policy with its members, the default policy first, then by name.
+func All(t *store.Tenant) ([]api.Policy, error) {
+	rows, err := store.In[store.Policy](t).List(store.Desc("is_default"), store.Asc("name"))
+	if err != nil {
+		return nil, err
+	}
+	members, err := membersOf(t)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Policy, 0, len(rows))
+	for _, r := range rows {
+		out = append(out, members.view(r))
+	}
+	return out, nil
 }
 
 // Get returns one policy.
@@ -63,99 +69,107 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.P
 }
 
 // Create makes a policy. A nil list of images or devices means none.
-func (s *Service) Create(ctx context.Context, p tenant.Principal, in api.Policy) (api.Policy, error) {
-	in.Default = false
-	if err := check(in); err != nil {
+func (s *Service) Create(ctx context.Context, p tenant.Principal, in api.Policy) (out api.Policy, err error) {
+	if err := Check(in); err != nil {
 		return api.Policy{}, err
 	}
-	var out api.Policy
-	err := s.store.Tx(ctx, func(tx *store.Tx) error {
-		t := tx.Tenant(p.AccountID)
-		row := store.Policy{}
-		fill(&row, in)
-		if err := store.In[store.Policy](t).Insert(&row); err != nil {
-			return named(err, in.Name)
-		}
-		if err := s.assign(t, p, &row, in); err != nil {
-			return err
-		}
-		if err := s.record(t, p, "policy.created", row); err != nil {
-			return err
-		}
-		var err error
-		out, err = read(t, row.ID)
+	err = s.store.Tx(ctx, func(tx *store.Tx) (err error) {
+		out, err = s.CreateIn(tx.Tenant(p.AccountID), p, in)
 		return err
 	})
 	return out, err
 }
 
-// Update saves a policy. in.Version is the version that the person saw; a nil list leaves the members as they are.
-func (s *Service) Update(ctx context.Context, p tenant.Principal, id string, in api.Policy) (api.Policy, error) {
-	if err := check(in); err != nil {
+// CreateIn is Create inside the caller's transaction, of a policy that passed Check.
+func (s *Service) CreateIn(t *store.Tenant, p tenant.Principal, in api.Policy) (api.Policy, error) {
+	row := store.Policy{}
+	fill(&row, in)
+	if err := store.In[store.Policy](t).Insert(&row); err != nil {
+		return api.Policy{}, named(err, in.Name)
+	}
+	if err := s.assign(t, p, &row, in); err != nil {
 		return api.Policy{}, err
 	}
-	var out api.Policy
-	err := s.store.Tx(ctx, func(tx *store.Tx) error {
-		t := tx.Tenant(p.AccountID)
-		row, err := store.In[store.Policy](t).Get(id)
-		if err != nil {
-			return missing(err)
-		}
-		if in.Version != row.Version {
-			return problem.Stale("policy")
-		}
-		if row.IsDefault {
-			if err := checkDefault(t, row, in); err != nil {
-				return err
-			}
-			in.ImageIDs, in.DeviceIDs = nil, nil
-		}
-		fill(&row, in)
-		if err := store.In[store.Policy](t).Update(&row); err != nil {
-			return named(err, in.Name)
-		}
-		if err := s.assign(t, p, &row, in); err != nil {
-			return err
-		}
-		if err := s.record(t, p, "policy.changed", row); err != nil {
-			return err
-		}
-		out, err = read(t, id)
+	if err := s.record(t, p, "policy.created", row); err != nil {
+		return api.Policy{}, err
+	}
+	return read(t, row.ID)
+}
+
+// Update saves a policy. in.Version is the version that the person saw; a nil list leaves the members as they are.
+func (s *Service) Update(ctx context.Context, p tenant.Principal, id string, in api.Policy) (out api.Policy, err error) {
+	if err := Check(in); err != nil {
+		return api.Policy{}, err
+	}
+	err = s.store.Tx(ctx, func(tx *store.Tx) (err error) {
+		out, err = s.UpdateIn(tx.Tenant(p.AccountID), p, id, in)
 		return err
 	})
 	return out, err
+}
+
+// UpdateIn is Update inside the caller's transaction, of a policy that passed Check.
+func (s *Service) UpdateIn(t *store.Tenant, p tenant.Principal, id string, in api.Policy) (api.Policy, error) {
+	row, err := store.In[store.Policy](t).Get(id)
+	if err != nil {
+		return api.Policy{}, missing(err)
+	}
+	if in.Version != row.Version {
+		return api.Policy{}, problem.Stale("policy")
+	}
+	if row.IsDefault {
+		if err := checkDefault(t, row, in); err != nil {
+			return api.Policy{}, err
+		}
+		in.ImageIDs, in.DeviceIDs = nil, nil
+	}
+	fill(&row, in)
+	if err := store.In[store.Policy](t).Update(&row); err != nil {
+		return api.Policy{}, named(err, in.Name)
+	}
+	if err := s.assign(t, p, &row, in); err != nil {
+		return api.Policy{}, err
+	}
+	if err := s.record(t, p, "policy.changed", row); err != nil {
+		return api.Policy{}, err
+	}
+	return read(t, id)
 }
 
 // Delete removes policies, all or none. The default policy stays, and so does one that still holds devices.
 func (s *Service) Delete(ctx context.Context, p tenant.Principal, ids ...string) error {
 	return s.store.Tx(ctx, func(tx *store.Tx) error {
-		t := tx.Tenant(p.AccountID)
-		for _, id := range ids {
-			row, err := store.In[store.Policy](t).Get(id)
-			if err != nil {
-				return missing(err)
-			}
-			if row.IsDefault {
-				return problem.New(409, "policy-is-default", "The default policy cannot be deleted",
-					"New images and devices need a policy to go to.", "Change its rules and actions instead.")
-			}
-			devices, err := devicesIn(t, id)
-			if err != nil {
-				return err
-			}
-			if len(devices) > 0 {
-				return problem.New(409, "policy-in-use", "The policy still holds devices",
-					fmt.Sprintf("%q holds %d device(s).", row.Name, len(devices)), "Move its devices to other policies first.")
-			}
-			if err := store.In[store.Policy](t).Delete(id); err != nil {
-				return fmt.Errorf("deleting policy %q: %w", row.Name, err)
-			}
-			if err := s.record(t, p, "policy.deleted", row); err != nil {
-				return err
-			}
-		}
-		return nil
+		return s.DeleteIn(tx.Tenant(p.AccountID), p, ids...)
 	})
+}
+
+// DeleteIn is Delete inside the caller's transaction.
+func (s *Service) DeleteIn(t *store.Tenant, p tenant.Principal, ids ...string) error {
+	for _, id := range ids {
+		row, err := store.In[store.Policy](t).Get(id)
+		if err != nil {
+			return missing(err)
+		}
+		if row.IsDefault {
+			return problem.New(409, "policy-is-default", "The default policy cannot be deleted",
+				"New images and devices need a policy to go to.", "Change its rules and actions instead.")
+		}
+		devices, err := devicesIn(t, id)
+		if err != nil {
+			return err
+		}
+		if len(devices) > 0 {
+			return problem.New(409, "policy-in-use", "The policy still holds devices",
+				fmt.Sprintf("%q holds %d device(s).", row.Name, len(devices)), "Move its devices to other policies first.")
+		}
+		if err := store.In[store.Policy](t).Delete(id); err != nil {
+			return fmt.Errorf("deleting policy %q: %w", row.Name, err)
+		}
+		if err := s.record(t, p, "policy.deleted", row); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Facts is the registry of what rules can judge.

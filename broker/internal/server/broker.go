@@ -19,6 +19,7 @@ import (
 	"keyward/broker/internal/job"
 	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/policyset"
+	"keyward/broker/internal/preview"
 	"keyward/broker/internal/store"
 	"keyward/rbac"
 )
@@ -35,6 +36,7 @@ type Broker struct {
 	Audit     *audit.Service
 	Inventory *inventory.Service
 	Policies  *policyset.Service
+	Previews  *preview.Service
 	Requests  *keyrequest.Service
 	Jobs      *job.Service
 	Feed      *feed.Hub
@@ -88,6 +90,7 @@ func (b *Broker) services() {
 	b.Feed = &feed.Hub{}
 	b.Audit = audit.New(b.store, id.Audit, c.Clock)
 	b.Policies = policyset.New(b.store, b.Feed)
+	b.Previews = preview.New(b.store)
 	b.Accounts = httpapi.LimitLogOn(newAccounts(c, id, b.store), c.Clock)
 	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL,
 		CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
@@ -118,7 +121,7 @@ func (b *Broker) apps() error {
 	desk := job.Desk{Service: b.Inventory, Jobs: b.Jobs}
 	b.peopleRouter = httpapi.NewRouter(b.people, "/api/v1", "Keyward broker: people's interface", c.Version, &httpapi.PeopleGate{Sessions: b.Accounts, Roles: roles}, c.Logger)
 	httpapi.RegisterAccount(b.peopleRouter, b.Accounts, b.Audit)
-	httpapi.RegisterPeople(b.peopleRouter, httpapi.PeopleDeps{Inventory: desk, Policies: b.Policies, Requests: b.Requests, Feed: b.Feed, Sessions: b.Accounts, Roles: roles})
+	httpapi.RegisterPeople(b.peopleRouter, httpapi.PeopleDeps{Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Feed: b.Feed, Sessions: b.Accounts, Roles: roles})
 	b.agentsRouter = httpapi.NewRouter(b.agents, "/agent/v1", "Keyward broker: agents' interface", c.Version, &httpapi.MachineGate{Store: b.store, Clock: c.Clock}, c.Logger)
 	httpapi.RegisterAgents(b.agentsRouter, httpapi.AgentDeps{Inventory: b.Inventory, Requests: b.Requests, Jobs: b.Jobs, Clock: c.Clock})
 
@@ -131,7 +134,7 @@ func (b *Broker) apps() error {
 		f.Set(fiber.HeaderContentType, "application/x-pem-file")
 		return f.Send(b.identity.CA.CACert())
 	})
-	console.Mount(b.people, console.Deps{Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Requests: b.Requests, Audit: b.Audit,
+	console.Mount(b.people, console.Deps{Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit,
 		Feed: b.Feed, Access: roles, Clock: c.Clock, Logger: c.Logger})
 	return nil
 }

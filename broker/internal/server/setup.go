@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/feed"
 	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/policyfile"
+	"keyward/broker/internal/policyset"
+	"keyward/broker/internal/preview"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -21,8 +26,13 @@ type Operator struct {
 	Audit    *audit.Service
 	// Identity is the broker's.
 	Identity Identity
-	store    *store.Store
+	// Files exports, plans and applies policies as files.
+	Files *policyfile.Service
+	store *store.Store
 }
+
+// operatorLimit is how long a command may look at machines before it answers with what it has seen.
+const operatorLimit = 10 * time.Minute
 
 // Store is the broker's database.
 func (o *Operator) Store() *store.Store { return o.store }
@@ -53,7 +63,10 @@ func openOperator(ctx context.Context, c Config, create bool) (*Operator, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), Identity: id, store: st}, nil
+	previews := preview.New(st)
+	previews.Limit = operatorLimit
+	files := policyfile.New(st, policyset.New(st, &feed.Hub{}), previews)
+	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), Identity: id, Files: files, store: st}, nil
 }
 
 // prepareIdentity makes the files of the data folder that are missing, unless the database has accounts: their machines

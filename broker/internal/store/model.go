@@ -251,6 +251,7 @@ type KeyRequest struct {
 	Integrity  api.Integrity
 	Verdict    api.Verdict  `gorm:"serializer:json"`
 	Evidence   api.Evidence `gorm:"serializer:json"`
+	Observed   []api.Fact   `gorm:"serializer:json"` // what the broker vouched for when it judged; replays need it as it was
 	SourceIP   string
 	Reason     string
 	Nonce      string

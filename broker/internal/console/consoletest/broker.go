@@ -63,7 +63,7 @@ func New(clock func() time.Time) *Broker {
 // Deps are the fakes as the console takes them.
 func (b *Broker) Deps() (console.Deps, error) {
 	access, err := rbac.New()
-	return console.Deps{Accounts: b, Inventory: b, Policies: (*policies)(b), Requests: (*requests)(b), Audit: b, Feed: b.Hub,
+	return console.Deps{Accounts: b, Inventory: b, Policies: (*policies)(b), Previews: (*policies)(b), Requests: (*requests)(b), Audit: b, Feed: b.Hub,
 		Access: access, Clock: b.Clock, Logger: slog.New(slog.DiscardHandler)}, err
 }
 

@@ -55,6 +55,14 @@ func (b *Broker) fillRequests(ago func(time.Duration) time.Time) {
 			r.Reason, r.Verdict.Reason = "All rules match; the policy leaves the decision to a person.", ""
 			r.History[0].Reason = r.Reason
 		}
+		if s.status == api.KeyPending && s.integrity != api.IntegrityUnknownMismatch {
+			r.WaitsFor = "An Account Administrator or Key Approver of the account approves or denies it."
+			for _, u := range b.users {
+				if u.Role == api.RoleAccountAdmin || u.Role == api.RoleKeyApprover {
+					r.MayApprove = append(r.MayApprove, api.Approver{UserID: u.ID, Name: u.Name, DisplayName: u.DisplayName, Role: u.Role, Locked: u.LockedUntil != nil})
+				}
+			}
+		}
 		if s.status != api.KeyPending {
 			at := ago(s.age / 2)
 			r.DecidedBy, r.DecidedAt = "kim", &at
