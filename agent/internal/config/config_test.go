@@ -125,3 +125,48 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestLoad_factsOfTheMachine(t *testing.T) {
+	t.Parallel()
+	path := file(t, `
+facts:
+  packages: [openssl, "libc6:i386"]
+  files: [/etc/ssh/sshd_config]
+  scripts:
+    - {name: baseline, path: /usr/local/sbin/baseline, result: number, timeout_seconds: 10}
+    - {name: level, path: /usr/local/sbin/level}
+  clamd_socket: /run/other.sock
+`)
+	c, err := Load(Source{Path: path, Required: true, Environ: []string{"KEYWARD_AGENT_FACTS_REFRESH_SECONDS=90"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := c.Facts
+	if len(f.Packages) != 2 || len(f.Files) != 1 || len(f.Scripts) != 2 || f.Scripts[0].TimeoutSeconds != 10 || f.Scripts[0].Result != "number" ||
+		f.ClamdSocket != "/run/other.sock" || f.RefreshSeconds != 90 {
+		t.Errorf("loaded %+v", f)
+	}
+	if c, err := Load(Source{Path: file(t, "broker: https://a"), Required: true}); err != nil || c.Facts.RefreshSeconds != 30 {
+		t.Errorf("without facts: %+v, %v", c.Facts, err)
+	}
+	for name, bad := range map[string]struct{ content, says string }{
+		"a package that is none":   {`{packages: ["a b"]}`, "facts.packages[0]"},
+		"a package named twice":    {`{packages: [a, a]}`, "twice"},
+		"too many packages":        {`{packages: [` + strings.Repeat("a,", 41) + `]}`, "at most 40"},
+		"a relative file":          {`{files: [etc/passwd]}`, "facts.files[0]"},
+		"a path that climbs":       {`{files: [/etc/../root/x]}`, "facts.files[0]"},
+		"a script without path":    {`{scripts: [{name: a}]}`, "facts.scripts[0].path"},
+		"a script without name":    {`{scripts: [{path: /x}]}`, "facts.scripts[0].name"},
+		"a script's loud name":     {`{scripts: [{name: A B, path: /x}]}`, "facts.scripts[0].name"},
+		"a script of another kind": {`{scripts: [{name: a, path: /x, result: json}]}`, "neither text nor number"},
+		"a script without end":     {`{scripts: [{name: a, path: /x, timeout_seconds: 600}]}`, "between 1 and 60"},
+		"two scripts of one name":  {`{scripts: [{name: a, path: /x}, {name: a, path: /y}]}`, "twice"},
+		"a misspelt key":           {`{package: [a]}`, "package"},
+		"a relative socket":        {`{clamd_socket: run/x}`, "facts.clamd_socket"},
+		"no refresh":               {`{refresh_seconds: 0}`, "facts.refresh_seconds"},
+	} {
+		if _, err := Load(Source{Path: file(t, "facts: "+bad.content+"\n"), Required: true}); err == nil || !strings.Contains(err.Error(), bad.says) {
+			t.Errorf("%s: %v, want %q", name, err, bad.says)
+		}
+	}
+}
