@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,9 @@ import (
 // statusWait is how long the broker may hold a status back.
 const statusWait = 50 * time.Second
 
+// errPooled says that a resource pool keeps another device for this machine, which the agent asks for instead.
+var errPooled = errors.New("the resource pool gives this machine another device, because this one is in use elsewhere")
+
 // courier implements volume.Courier over the broker's interface.
 type courier struct {
 	broker   Broker
@@ -25,6 +29,9 @@ type courier struct {
 	evidence func(ctx context.Context, nonce, deviceID string) api.Evidence
 	boottime func() time.Duration
 	now      func() time.Time
+	run      *api.Run
+	// instead asks for another device, which a resource pool gave in place of the one that was asked for.
+	instead func(deviceID string)
 }
 
 // File implements volume.Courier.
@@ -42,9 +49,13 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
 	}
 	status, err := c.broker.Request(ctx, api.KeyRequest{DeviceID: deviceID, Nonce: nonce.Nonce, PublicKey: key.PublicKey(),
-		Evidence: c.evidence(ctx, nonce.Nonce, deviceID), Time: c.now().UTC()})
+		Evidence: c.evidence(ctx, nonce.Nonce, deviceID), Time: c.now().UTC(), Run: c.run})
 	if c.link.saw(err) != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for the key: %w", err)
+	}
+	if status.DeviceID != "" && status.DeviceID != deviceID {
+		c.instead(status.DeviceID)
+		return nil, api.KeyRequestStatus{}, fmt.Errorf("request %d: %w", status.Number, errPooled)
 	}
 	r := &request{courier: c, id: status.ID, deviceID: deviceID, nonce: nonce.Nonce}
 	r.key.Store(key)
@@ -71,6 +82,10 @@ func (r *request) Status(ctx context.Context, after int64) (api.KeyRequestStatus
 	s, err := r.broker.RequestStatus(ctx, r.id, wait, after)
 	if r.link.saw(err) != nil && endedByBroker(err) {
 		return s, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
+	}
+	if err == nil && s.DeviceID != "" && s.DeviceID != r.deviceID {
+		r.instead(s.DeviceID)
+		return s, fmt.Errorf("%w: %w", volume.ErrRequestGone, errPooled)
 	}
 	return s, err
 }

@@ -66,6 +66,7 @@ type Daemon struct {
 	platform  *unlock.Platform
 	hardening []harden.Measure
 	started   time.Time
+	thisRun   api.Run
 	stop      context.CancelFunc // what OpStop and a signal have in common
 
 	complete script.Script
@@ -135,9 +136,11 @@ func Run(ctx context.Context, o Options) error {
 		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}}
 	d.current.Store(id)
 	d.memory = facts.NewMemory(ctx, time.Duration(max(cfg.Facts.RefreshSeconds, 1))*time.Second)
+	d.thisRun = newRun(cfg.StateDir, log)
 	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
 	d.outbox = newOutbox(agent, d.link, o.Backoff, log)
-	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now}
+	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now, run: &d.thisRun,
+		instead: func(deviceID string) { d.askFor(api.Command{Kind: api.CommandRequest, DeviceID: deviceID}) }}
 	d.complete = script.Script{Name: "mount_complete", Path: cfg.Scripts.MountComplete, Timeout: 10 * time.Minute, Logger: log}
 	d.platform = unlock.New(unlock.Options{AccountID: id.AccountID, RuntimeDir: attachments, Connections: cfg.Connections,
 		Grace: time.Duration(cfg.UnmountGraceSeconds) * time.Second, Leftovers: leftovers, Logger: log,

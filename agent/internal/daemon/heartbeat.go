@@ -40,7 +40,7 @@ func (d *Daemon) heartbeatLoop(ctx context.Context) {
 func (d *Daemon) beat(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
-	in := api.Heartbeat{Evidence: d.evidence(ctx, "", ""), Held: d.held(), Time: d.o.Now().UTC()}
+	in := api.Heartbeat{Evidence: d.evidence(ctx, "", ""), Held: d.held(), Time: d.o.Now().UTC(), Run: &d.thisRun}
 	sent := d.o.Boottime() // a lease counts from here, however long the answer took
 	out, err := d.broker.Heartbeat(ctx, in)
 	if d.link.saw(err) != nil {

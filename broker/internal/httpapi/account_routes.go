@@ -72,6 +72,7 @@ type timeChoices struct {
 // RegisterAccount registers the routes of sessions, users, enrolment tokens, settings and the audit log under /api/v1.
 func RegisterAccount(r *Router, a *Accounts, log *audit.Service) {
 	registerSessions(r, a)
+	registerFactors(r, a)
 	registerUsers(r, a)
 	registerTokens(r, a)
 	registerSettings(r, a)
@@ -88,11 +89,11 @@ func registerSessions(r *Router, a *Accounts) {
 		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[[]api.Session], error) {
 			return answerOf(a.Sessions(ctx, p))
 		})
-	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/sessions/{id}", Operation: rbac.SessionsOwn, Summary: `End one of one's own sessions; "current" logs off`},
+	handle(r, Route{Method: http.MethodDelete, Path: "/api/v1/sessions/{id}", Operation: rbac.SessionsOwn, Stages: []api.Stage{api.StageCode, api.StageEnrol}, Summary: `End one of one's own sessions; "current" logs off`},
 		func(ctx context.Context, p tenant.Principal, in *ByID) (*None, error) {
 			id := in.ID
-			if id == "current" {
-				id = p.SessionID
+			if id == "current" || p.Stage != api.StageComplete {
+				id = p.SessionID // a session that is not complete ends no other
 			}
 			return nil, a.EndSession(ctx, p, id)
 		})

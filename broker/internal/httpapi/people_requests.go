@@ -53,6 +53,13 @@ func registerRequests(r *Router, d PeopleDeps) {
 				return answerOf(d.Requests.Get(ctx, p, in.ID))
 			})
 	}
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/instances/{id}/clear-suspicion", Operation: rbac.KeyRequestsDecide, Summary: "Say that a machine under suspicion is the only one of its identity"},
+		func(ctx context.Context, p tenant.Principal, in *bodyByID[api.Clearance]) (*answer[api.Instance], error) {
+			if err := d.Requests.Clear(ctx, p, in.ID, in.Body); err != nil {
+				return nil, err
+			}
+			return answerOf(d.Inventory.Instance(ctx, p, in.ID))
+		})
 	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/key-requests/{id}/assign-policy", Operation: rbac.KeyRequestsAssignPolicy, Summary: "Assign an Unknown request's device to a policy"},
 		func(ctx context.Context, p tenant.Principal, in *assignInput) (*answer[api.KeyRequestDetail], error) {
 			if err := d.Requests.AssignPolicy(ctx, p, in.ID, in.Body); err != nil {

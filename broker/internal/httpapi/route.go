@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humafiber"
 	"github.com/gofiber/fiber/v2"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/tenant"
 	"keyward/rbac"
@@ -32,6 +33,8 @@ type Route struct {
 	Machine bool
 	// Image routes need the certificate of an image.
 	Image bool
+	// Stages are the sessions that may make the call although they are not complete.
+	Stages []api.Stage
 	// Summary is one line for the OpenAPI document.
 	Summary string
 	// Status is that of a success; 0 means 200, or 204 where there is no body.

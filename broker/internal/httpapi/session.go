@@ -6,11 +6,14 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 
+	"keyward/broker/api"
+	"keyward/broker/internal/account"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/tenant"
 	"keyward/rbac"
@@ -28,6 +31,8 @@ const (
 // Sessions finds the person of a session token and notes that the session is in use.
 type Sessions interface {
 	Authenticate(ctx context.Context, token, address string) (tenant.Principal, error)
+	// AuthenticateAny is Authenticate for sessions that are not complete too: the principal has the stage.
+	AuthenticateAny(ctx context.Context, token, address string) (tenant.Principal, error)
 }
 
 // Roles decides what a role may do; *rbac.Enforcer does.
@@ -54,9 +59,16 @@ func (g *PeopleGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 	if token == "" {
 		return tenant.Principal{}, problem.Unauthenticated()
 	}
-	p, err := g.Sessions.Authenticate(c.UserContext(), token, c.IP())
+	authenticate := g.Sessions.Authenticate
+	if len(rt.Stages) > 0 {
+		authenticate = g.Sessions.AuthenticateAny
+	}
+	p, err := authenticate(c.UserContext(), token, c.IP())
 	if err != nil {
 		return tenant.Principal{}, err
+	}
+	if p.Stage != api.StageComplete && !slices.Contains(rt.Stages, p.Stage) {
+		return tenant.Principal{}, account.StageProblem(p.Stage)
 	}
 	if cookie {
 		if err := CheckCSRF(c, token); err != nil {
