@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 )
 
@@ -24,6 +25,8 @@ import (
 type options struct {
 	// quick takes few and short windows: enough to see that the benchmark runs, too few to quote.
 	quick bool
+	// cases picks cases of nbd by name, nil for all.
+	cases *regexp.Regexp
 	out   *report
 }
 
@@ -42,8 +45,13 @@ func main() {
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	asJSON := flags.Bool("json", false, "print one JSON object a line")
 	quick := flags.Bool("quick", false, "few and short windows")
+	var cases *regexp.Regexp
+	flags.Func("cases", "nbd: only cases whose name this regular expression matches", func(v string) (err error) {
+		cases, err = regexp.Compile(v)
+		return err
+	})
 	flags.Usage = func() {
-		fmt.Fprintln(flags.Output(), "usage: bench NAME [-json] [-quick]    NAME: all or one of")
+		fmt.Fprintln(flags.Output(), "usage: bench NAME [-json] [-quick] [-cases REGEXP]    NAME: all or one of")
 		for _, b := range benchmarks {
 			fmt.Fprintln(flags.Output(), "  "+b.name)
 		}
@@ -77,7 +85,7 @@ func main() {
 			continue
 		}
 		found = true
-		o := options{quick: *quick, out: newReport(os.Stdout, *asJSON)}
+		o := options{quick: *quick, cases: cases, out: newReport(os.Stdout, *asJSON)}
 		if err := b.run(ctx, o); err != nil {
 			fmt.Fprintf(os.Stderr, "bench %s: %v\n", b.name, err)
 			os.Exit(1)

@@ -83,6 +83,9 @@ func benchBacking(ctx context.Context, o options, backing, parent string, rounds
 	}
 	var others []float64
 	for _, w := range loads {
+		if o.cases != nil && !o.cases.MatchString(w.name) {
+			continue
+		}
 		results := make([][]measured, len(servers))
 		for range rounds {
 			for i, s := range servers {
