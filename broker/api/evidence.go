@@ -82,6 +82,17 @@ const (
 	ProductOSSEC         = "OSSEC"
 )
 
+// What a Deep Security Manager says of a machine; read by the broker itself.
+const (
+	FactDSMStatus              FactName = "deep_security_status"               // "green", "yellow", "red" or "grey"
+	FactDSMAntiMalware         FactName = "deep_security_anti_malware"         // "on", "off", "warning", "error" or "not-capable", as all below
+	FactDSMWebReputation       FactName = "deep_security_web_reputation"       //
+	FactDSMFirewall            FactName = "deep_security_firewall"             //
+	FactDSMIntrusionPrevention FactName = "deep_security_intrusion_prevention" //
+	FactDSMIntegrityMonitoring FactName = "deep_security_integrity_monitoring" //
+	FactDSMLogInspection       FactName = "deep_security_log_inspection"       //
+)
+
 // Fact is one collected value with its origin. A fact that could not be collected has no values and says why in
 // Missing; a rule on it fails.
 type Fact struct {
