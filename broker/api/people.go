@@ -137,6 +137,33 @@ type Account struct {
 	CreatedAt  time.Time `json:"created_at"`
 }
 
+// DeepSecuritySettings are an account's connection to a Deep Security Manager.
+type DeepSecuritySettings struct {
+	// Enabled: rules on Deep Security facts are used, and the manager is asked.
+	Enabled bool `json:"enabled"`
+	// Server is a host name or address, Port where the manager's REST interface listens.
+	Server string `json:"server"`
+	Port   int    `json:"port"`
+	// Authority are PEM certificates that the manager's certificate is checked against; empty means the broker's own list.
+	Authority string `json:"authority,omitempty"`
+	// HasAPIKey says that a key is stored; it is never told.
+	HasAPIKey bool `json:"has_api_key"`
+	// AnsweredAt is when the manager answered last, Computers how many it knows, Problem why it does not answer now.
+	AnsweredAt *time.Time `json:"answered_at,omitempty"`
+	Computers  int        `json:"computers,omitempty"`
+	Problem    string     `json:"problem,omitempty"`
+}
+
+// DeepSecuritySettingsWrite changes or tests the connection.
+type DeepSecuritySettingsWrite struct {
+	Enabled   bool   `json:"enabled"`
+	Server    string `json:"server"`
+	Port      int    `json:"port"`
+	Authority string `json:"authority,omitempty"`
+	// APIKey is empty to keep the stored one, which must be given again for another server.
+	APIKey string `json:"api_key,omitempty"`
+}
+
 // TimeSettings are the account's zone and format; logs stay in UTC.
 type TimeSettings struct {
 	TimeZone   string `json:"time_zone" maxLength:"64"`

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -55,9 +56,10 @@ func (e *BusyError) Error() string {
 
 // Client asks one manager.
 type Client struct {
-	base   *url.URL
-	secret string
-	http   *http.Client
+	base      *url.URL
+	secret    string
+	transport *http.Transport
+	http      *http.Client
 }
 
 // NewClient makes a client for the manager at server and port. secret is the API key. authorities are PEM certificates to
@@ -74,14 +76,18 @@ func NewClient(server string, port int, secret, authorities string) (*Client, er
 			return nil, errors.New("there is no PEM certificate in what is given as the manager's authority")
 		}
 	}
-	return &Client{base: base, secret: secret, http: &http.Client{
+	transport := &http.Transport{TLSClientConfig: t, TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConns: 1, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 64 << 10}
+	return &Client{base: base, secret: secret, transport: transport, http: &http.Client{
 		Timeout: callTime,
 		// The key travels in a header: it goes nowhere but to the manager itself.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{TLSClientConfig: t, Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 10 * time.Second,
-			MaxIdleConns: 1, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 64 << 10},
+		Transport:     transport,
 	}}, nil
 }
+
+// dial makes all connections by d. It is called before the first.
+func (c *Client) dial(d *net.Dialer) { c.transport.DialContext = d.DialContext }
 
 // address is the base of all calls. Only a host is taken: no scheme, path or user in it.
 func address(server string, port int) (*url.URL, error) {

@@ -1,0 +1,198 @@
+package dsm
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/store"
+)
+
+// Deps is what the service works with.
+type Deps struct {
+	Store  *store.Store
+	Root   keystore.Root
+	Clock  func() time.Time
+	Logger *slog.Logger
+	// AllowLoopback lets a manager be on this machine, which only tests want.
+	AllowLoopback bool
+}
+
+// Service keeps a watch for every account that has enabled its connection.
+type Service struct {
+	Deps
+	mu      sync.Mutex
+	watches map[string]*watched // by account
+}
+
+type watched struct {
+	*Watch
+	version int64
+}
+
+// New makes the service. Tick keeps it going.
+func New(d Deps) *Service {
+	if d.Clock == nil {
+		d.Clock = time.Now
+	}
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	return &Service{Deps: d, watches: map[string]*watched{}}
+}
+
+// manyAtOnce bounds how many managers are asked at the same time.
+const manyAtOnce = 8
+
+// Tick follows the settings of all accounts and asks the managers whose time has come.
+func (s *Service) Tick(ctx context.Context) error {
+	if err := s.follow(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	due := make(map[string]*Watch, len(s.watches))
+	for account, w := range s.watches {
+		due[account] = w.Watch
+	}
+	s.mu.Unlock()
+	slots := make(chan struct{}, manyAtOnce)
+	var wg sync.WaitGroup
+	for account, w := range due {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := w.Refresh(ctx); err != nil {
+				s.Logger.Warn("a Deep Security Manager does not answer; rules that need it fail when what it said is too old", "account", account, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+// follow makes the watches those of the settings.
+func (s *Service) follow(ctx context.Context) error {
+	type connection struct {
+		row    store.DeepSecuritySettings
+		secret string
+	}
+	wanted := map[string]connection{}
+	err := s.Store.View(ctx, func(tx *store.Tx) error {
+		accounts, err := store.Global[store.Account](tx).List()
+		if err != nil {
+			return err
+		}
+		for _, a := range accounts {
+			t := tx.Tenant(a.ID)
+			row, err := settingsOf(t)
+			if errors.Is(err, store.ErrNotFound) || err == nil && !row.Enabled {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			c := connection{row: row}
+			if !s.current(a.ID, row.Version) {
+				if c.secret, err = s.secret(t, row); err != nil {
+					s.Logger.Error("the API key of a Deep Security Manager cannot be opened", "account", a.ID, "error", err)
+					continue
+				}
+			}
+			wanted[a.ID] = c
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the Deep Security settings: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for account, w := range s.watches {
+		if c, ok := wanted[account]; !ok || c.row.Version != w.version {
+			w.Close()
+			delete(s.watches, account)
+		}
+	}
+	for account, c := range wanted {
+		if s.watches[account] != nil {
+			continue
+		}
+		client, err := s.client(c.row.Server, c.row.Port, c.secret, c.row.Authority)
+		if err != nil {
+			s.Logger.Error("a Deep Security Manager cannot be asked", "account", account, "error", err)
+			continue
+		}
+		s.watches[account] = &watched{Watch: NewWatch(client, s.Clock), version: c.row.Version}
+	}
+	return nil
+}
+
+func (s *Service) current(account string, version int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.watches[account]
+	return w != nil && w.version == version
+}
+
+// Facts is what the account's manager says of a machine, with the given ID in the broker. connected is false when the
+// account has no connection or has disabled it: rules on these facts are then not used (G-12).
+func (s *Service) Facts(account, id string, m Machine) (facts []api.Fact, connected bool) {
+	s.mu.Lock()
+	w := s.watches[account]
+	s.mu.Unlock()
+	if w == nil {
+		return nil, false
+	}
+	return w.Facts(id, m), true
+}
+
+// describe adds how the connection stands.
+func (s *Service) describe(account string, out *api.DeepSecuritySettings) {
+	s.mu.Lock()
+	w := s.watches[account]
+	s.mu.Unlock()
+	if w == nil {
+		return
+	}
+	state := w.State()
+	out.Computers = state.Computers
+	if !state.At.IsZero() {
+		at := state.At.UTC()
+		out.AnsweredAt = &at
+	}
+	if state.Err != nil {
+		out.Problem = sentence(state.Err.Error())
+	}
+}
+
+// client makes a client that keeps away from addresses that no manager has but something of this machine's may.
+func (s *Service) client(server string, port int, secret, authority string) (*Client, error) {
+	c, err := NewClient(server, port, secret, authority)
+	if err != nil {
+		return nil, err
+	}
+	d := &net.Dialer{Timeout: 10 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		ip := ap.Addr().Unmap()
+		if ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || ip.IsLoopback() && !s.AllowLoopback {
+			return fmt.Errorf("%s is not an address at which a manager may be", ip)
+		}
+		return nil
+	}}
+	c.dial(d)
+	return c, nil
+}
+
+func isPEM(text string) bool { return x509.NewCertPool().AppendCertsFromPEM([]byte(text)) }
