@@ -109,6 +109,9 @@ type SessionRow struct {
 	Revoke    string // address of the form
 }
 
+// FormAction is a button that sends a form to an address of its own.
+type FormAction struct{ Label, Action string }
+
 // FormPage is a page with one form: settings, and confirmations of what cannot be undone. Where scripts run, a link
 // marked as dialog shows the form in a dialog over the page it was opened from.
 type FormPage struct {
@@ -123,7 +126,9 @@ type FormPage struct {
 	Fields  []Field
 	Refused []Pair // what cannot take part in the action, with the reason
 	Submit  string
-	Danger  bool
+	// Also are further buttons of the form, which send it elsewhere.
+	Also   []FormAction
+	Danger bool
 	// Download says that the answer is a file and the page stays.
 	Download bool
 	Cancel   string

@@ -129,6 +129,8 @@ func TestPages_offerOnlyWhatIsPermitted(t *testing.T) {
 		{"auditor", "/admin/users", nil, []string{">Add User<", ">Delete<"}},
 		{"auditor", "/admin/tokens", nil, []string{">Create Token<", ">Delete<"}},
 		{"auditor", "/admin/time", nil, []string{">Save<"}},
+		{"account-administrator", "/admin/deep-security", []string{">Save<", ">Test Connection<"}, nil},
+		{"auditor", "/admin/deep-security", []string{"Deep Security Settings"}, []string{">Save<", ">Test Connection<"}},
 	}
 	s := newSite(t)
 	for _, c := range cases {
@@ -146,13 +148,14 @@ func TestPages_offerOnlyWhatIsPermitted(t *testing.T) {
 func TestMenu_byRole(t *testing.T) {
 	t.Parallel()
 	all := map[string]string{"Running Instances": "/instances", "Policies": "/policies", "Images": "/inventory/images", "Devices": "/inventory/devices",
-		"Query": "/logs", "User Management": "/admin/users", "Change Password": "/admin/password", "Sessions": "/admin/sessions", "Time Information": "/admin/time"}
+		"Query": "/logs", "User Management": "/admin/users", "Change Password": "/admin/password", "Sessions": "/admin/sessions", "Time Information": "/admin/time",
+		"Deep Security Settings": "/admin/deep-security"}
 	lacks := map[string][]string{
 		"account-administrator":  nil,
-		"security-administrator": {"Policies", "Images", "User Management", "Time Information"},
-		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "User Management", "Time Information"},
+		"security-administrator": {"Policies", "Images", "User Management", "Time Information", "Deep Security Settings"},
+		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "User Management", "Time Information", "Deep Security Settings"},
 		"auditor":                nil,
-		"key-approver":           {"Query", "User Management", "Time Information"},
+		"key-approver":           {"Query", "User Management", "Time Information", "Deep Security Settings"},
 	}
 	s := newSite(t)
 	for role, missing := range lacks {

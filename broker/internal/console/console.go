@@ -19,16 +19,17 @@ import (
 
 // Deps are the services behind the pages.
 type Deps struct {
-	Accounts  Accounts
-	Inventory Inventory
-	Policies  Policies
-	Previews  Previews
-	Requests  Requests
-	Audit     Audit
-	Feed      *feed.Hub
-	Access    Access
-	Clock     func() time.Time
-	Logger    *slog.Logger
+	Accounts     Accounts
+	Inventory    Inventory
+	Policies     Policies
+	Previews     Previews
+	Requests     Requests
+	Audit        Audit
+	DeepSecurity DeepSecurity
+	Feed         *feed.Hub
+	Access       Access
+	Clock        func() time.Time
+	Logger       *slog.Logger
 }
 
 // Access decides what a role may do; *rbac.Enforcer does.

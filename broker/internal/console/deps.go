@@ -96,6 +96,14 @@ type Requests interface {
 	AssignPolicy(ctx context.Context, p tenant.Principal, id string, in api.PolicyAssignment) error
 }
 
+// DeepSecurity is the account's connection to a Deep Security Manager.
+type DeepSecurity interface {
+	Settings(ctx context.Context, p tenant.Principal) (api.DeepSecuritySettings, error)
+	SetSettings(ctx context.Context, p tenant.Principal, in api.DeepSecuritySettingsWrite) error
+	// Test asks the manager and changes nothing.
+	Test(ctx context.Context, p tenant.Principal, in api.DeepSecuritySettingsWrite) error
+}
+
 // Audit is the account's audit log.
 type Audit interface {
 	Query(ctx context.Context, p tenant.Principal, f audit.Filter) (api.AuditPage, error)

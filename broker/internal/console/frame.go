@@ -59,6 +59,7 @@ var menu = []struct {
 	}},
 	{"Administration", "cog", []menuItem{
 		{"User Management", "users", "/admin/users", rbac.UsersRead},
+		{"Deep Security Settings", "lock", deepSecurityPath, rbac.DeepSecurityRead},
 		{"Change Password", "key", "/admin/password", rbac.PasswordOwn},
 		{"Sessions", "user", "/admin/sessions", rbac.SessionsOwn},
 		{"Time Information", "clock", "/admin/time", rbac.TimeSettingsRead},

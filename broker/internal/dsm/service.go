@@ -3,7 +3,6 @@ package dsm
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -87,27 +86,19 @@ func (s *Service) follow(ctx context.Context) error {
 	}
 	wanted := map[string]connection{}
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
-		accounts, err := store.Global[store.Account](tx).List()
+		rows, err := tx.EnabledDeepSecurity()
 		if err != nil {
 			return err
 		}
-		for _, a := range accounts {
-			t := tx.Tenant(a.ID)
-			row, err := settingsOf(t)
-			if errors.Is(err, store.ErrNotFound) || err == nil && !row.Enabled {
-				continue
-			}
-			if err != nil {
-				return err
-			}
+		for _, row := range rows {
 			c := connection{row: row}
-			if !s.current(a.ID, row.Version) {
-				if c.secret, err = s.secret(t, row); err != nil {
-					s.Logger.Error("the API key of a Deep Security Manager cannot be opened", "account", a.ID, "error", err)
+			if !s.current(row.AccountID, row.Version) {
+				if c.secret, err = s.secret(tx.Tenant(row.AccountID), row); err != nil {
+					s.Logger.Error("the API key of a Deep Security Manager cannot be opened", "account", row.AccountID, "error", err)
 					continue
 				}
 			}
-			wanted[a.ID] = c
+			wanted[row.AccountID] = c
 		}
 		return nil
 	})

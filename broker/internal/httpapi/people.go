@@ -3,6 +3,7 @@ package httpapi
 import (
 	"time"
 
+	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/job"
 	"keyward/broker/internal/keyrequest"
@@ -17,8 +18,10 @@ type PeopleDeps struct {
 	Previews  *preview.Service
 	Requests  *keyrequest.Service
 	Feed      *feed.Hub
-	Sessions  Sessions
-	Roles     Roles
+	// DeepSecurity is the connection to a Deep Security Manager.
+	DeepSecurity *dsm.Service
+	Sessions     Sessions
+	Roles        Roles
 	// Pulse is how often event streams look whether their session still counts; 0 means every 15 seconds.
 	Pulse time.Duration
 }
@@ -32,6 +35,7 @@ func RegisterPeople(r *Router, d PeopleDeps) {
 	registerDevices(r, d)
 	registerRAIDSets(r, d)
 	registerEvents(r, d)
+	registerDeepSecurity(r, d)
 }
 
 // ByID is the input of routes that need nothing but an ID. What is embedded in inputs is exported: huma sets no other fields.

@@ -28,6 +28,7 @@ import (
 	"keyward/broker/client"
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/inventory"
@@ -53,6 +54,7 @@ type rig struct {
 	desk     job.Desk
 	policies *policyset.Service
 	requests *keyrequest.Service
+	dsm      *dsm.Service
 	feed     *feed.Hub
 	people   *httpapi.Router
 	agents   *httpapi.Router
@@ -107,6 +109,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	r.desk = job.Desk{Service: inv, Jobs: jobs}
 	r.policies = policyset.New(st, r.feed)
 	r.requests = keyrequest.New(keyrequest.Deps{Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet})
+	r.dsm = dsm.New(dsm.Deps{Store: st, Root: root, Clock: r.now, Logger: quiet, AllowLoopback: true})
 	roles, err := rbac.New()
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +117,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	base, cancel := context.WithCancel(context.Background())
 	peopleApp := httpapi.NewApp(httpapi.AppOptions{Name: "people", Base: base, Logger: quiet})
 	r.people = httpapi.NewRouter(peopleApp, "/api/v1", "Keyward", "test", &httpapi.PeopleGate{Sessions: r.accounts, Roles: roles}, quiet)
-	httpapi.RegisterPeople(r.people, httpapi.PeopleDeps{Inventory: r.desk, Policies: r.policies, Previews: preview.New(st), Requests: r.requests, Feed: r.feed,
+	httpapi.RegisterPeople(r.people, httpapi.PeopleDeps{Inventory: r.desk, Policies: r.policies, Previews: preview.New(st), Requests: r.requests, Feed: r.feed, DeepSecurity: r.dsm,
 		Sessions: r.accounts, Roles: roles, Pulse: 100 * time.Millisecond})
 	_, auditKey, err := ed25519.GenerateKey(nil)
 	if err != nil {

@@ -30,6 +30,8 @@ func bodies(ids map[string]string) map[string]any {
 		"PUT /api/v1/users/{id}":                         user,
 		"POST /api/v1/enrolment-tokens":                  api.EnrolmentTokenWrite{Uses: 1, ExpireSeconds: 60},
 		"PUT /api/v1/time-settings":                      api.TimeSettings{TimeZone: "UTC", DateFormat: "x"},
+		"PUT /api/v1/deep-security-settings":             api.DeepSecuritySettingsWrite{Port: 4119},
+		"POST /api/v1/deep-security-settings/test":       api.DeepSecuritySettingsWrite{Port: 4119},
 		"POST /api/v1/key-requests/{id}/approve":         api.Decision{},
 		"POST /api/v1/key-requests/{id}/deny":            api.Decision{},
 		"POST /api/v1/key-requests/{id}/revoke":          api.Decision{},

@@ -13,6 +13,7 @@ import (
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/console"
+	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/inventory"
@@ -40,6 +41,7 @@ type Broker struct {
 	Requests  *keyrequest.Service
 	Jobs      *job.Service
 	Feed      *feed.Hub
+	DSM       *dsm.Service
 
 	people, agents             *fiber.App
 	peopleRouter, agentsRouter *httpapi.Router
@@ -95,6 +97,7 @@ func (b *Broker) services() {
 	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL,
 		CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
 	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
+	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
 	b.Requests = keyrequest.New(keyrequest.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Observer: b.metrics})
 }
 
@@ -121,7 +124,7 @@ func (b *Broker) apps() error {
 	desk := job.Desk{Service: b.Inventory, Jobs: b.Jobs}
 	b.peopleRouter = httpapi.NewRouter(b.people, "/api/v1", "Keyward broker: people's interface", c.Version, &httpapi.PeopleGate{Sessions: b.Accounts, Roles: roles}, c.Logger)
 	httpapi.RegisterAccount(b.peopleRouter, b.Accounts, b.Audit)
-	httpapi.RegisterPeople(b.peopleRouter, httpapi.PeopleDeps{Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Feed: b.Feed, Sessions: b.Accounts, Roles: roles})
+	httpapi.RegisterPeople(b.peopleRouter, httpapi.PeopleDeps{DeepSecurity: b.DSM, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Feed: b.Feed, Sessions: b.Accounts, Roles: roles})
 	b.agentsRouter = httpapi.NewRouter(b.agents, "/agent/v1", "Keyward broker: agents' interface", c.Version, &httpapi.MachineGate{Store: b.store, Clock: c.Clock}, c.Logger)
 	httpapi.RegisterAgents(b.agentsRouter, httpapi.AgentDeps{Inventory: b.Inventory, Requests: b.Requests, Jobs: b.Jobs, Clock: c.Clock})
 
@@ -134,7 +137,7 @@ func (b *Broker) apps() error {
 		f.Set(fiber.HeaderContentType, "application/x-pem-file")
 		return f.Send(b.identity.CA.CACert())
 	})
-	console.Mount(b.people, console.Deps{Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit,
+	console.Mount(b.people, console.Deps{DeepSecurity: b.DSM, Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit,
 		Feed: b.Feed, Access: roles, Clock: c.Clock, Logger: c.Logger})
 	return nil
 }

@@ -17,6 +17,8 @@ const (
 	signEvery   = time.Minute
 	hourly      = time.Hour
 	watchEvery  = 2 * time.Second
+	// managersEvery is how soon a changed connection counts; managers are asked less often.
+	managersEvery = 5 * time.Second
 	// signAfter is how many new records of a log are signed without waiting for the hour.
 	signAfter = 256
 )
@@ -29,6 +31,7 @@ func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
 	}
 	every(timersEvery, "key request timers", b.Requests.Tick)
 	every(timersEvery, "job timers", b.Jobs.Tick)
+	every(managersEvery, "questions to Deep Security Managers", b.DSM.Tick)
 	every(cleanEvery, "clean-up of nonces and answers", b.Requests.Clean)
 	every(cleanEvery, "clean-up of sessions", b.Accounts.Sweep)
 	every(signEvery, "signing of long logs", func(ctx context.Context) error { return b.Audit.Checkpoint(ctx, signAfter) })

@@ -372,3 +372,16 @@ type AuditNode struct {
 	Position  int64  `gorm:"primaryKey;autoIncrement:false"`
 	Hash      []byte
 }
+
+// DeepSecuritySettings are an account's connection to a Deep Security Manager; an account has one row or none.
+type DeepSecuritySettings struct {
+	Base
+	Enabled       bool
+	Server        string
+	Port          int
+	Authority     string // PEM
+	WrappedAPIKey []byte // by the account's KEK; empty without a key
+}
+
+// TableName implements gorm's Tabler: settings have no plural.
+func (DeepSecuritySettings) TableName() string { return "deep_security_settings" }

@@ -33,7 +33,7 @@ func (n *AuditNode) account() *string       { return &n.AccountID }
 func models() []any {
 	return []any{&Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
-		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}}
+		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{}}
 }
 
 // storable brings a row's times into the form that both databases return (UTC, microseconds), so that a row that was

@@ -26,17 +26,18 @@ type Broker struct {
 	Clock func() time.Time
 	Hub   *feed.Hub
 
-	mu       sync.Mutex
-	account  api.Account
-	users    []api.User
-	sessions map[string]session // by token
-	tokens   []api.EnrolmentTokenInfo
-	images   []api.Image
-	machines []api.Instance
-	devices  []api.Device
-	policies []api.Policy
-	requests []api.KeyRequestDetail
-	records  []api.AuditRecord
+	mu           sync.Mutex
+	account      api.Account
+	users        []api.User
+	sessions     map[string]session // by token
+	tokens       []api.EnrolmentTokenInfo
+	images       []api.Image
+	machines     []api.Instance
+	devices      []api.Device
+	policies     []api.Policy
+	requests     []api.KeyRequestDetail
+	records      []api.AuditRecord
+	deepSecurity api.DeepSecuritySettings
 	// Refuse, when set, is the answer of every write: tests of how pages show refusals.
 	Refuse error
 }
@@ -63,7 +64,7 @@ func New(clock func() time.Time) *Broker {
 // Deps are the fakes as the console takes them.
 func (b *Broker) Deps() (console.Deps, error) {
 	access, err := rbac.New()
-	return console.Deps{Accounts: b, Inventory: b, Policies: (*policies)(b), Previews: (*policies)(b), Requests: (*requests)(b), Audit: b, Feed: b.Hub,
+	return console.Deps{Accounts: b, Inventory: b, Policies: (*policies)(b), Previews: (*policies)(b), Requests: (*requests)(b), Audit: b, DeepSecurity: b, Feed: b.Hub,
 		Access: access, Clock: b.Clock, Logger: slog.New(slog.DiscardHandler)}, err
 }
 

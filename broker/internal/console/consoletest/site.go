@@ -11,6 +11,7 @@ import (
 // fill makes the data of a small site. IDs are fixed, so that tests can name them.
 func (b *Broker) fill(now time.Time) {
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	b.deepSecurity.Port = 4119
 	b.account = api.Account{ID: "bf2ce005-f482-4d95-aa2a-6a3e94d4780c", Name: "Harbour Clinic", ServiceURL: "https://keys.example.org:8444",
 		TimeZone: "Europe/Berlin", DateFormat: "02 Jan 2006 15:04:05 MST", CreatedAt: ago(90 * 24 * time.Hour)}
 	for i, r := range rbac.Roles() {
