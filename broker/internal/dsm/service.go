@@ -31,6 +31,8 @@ type Service struct {
 	Deps
 	mu      sync.Mutex
 	watches map[string]*watched // by account
+	// disabled are the accounts that have switched their connection off.
+	disabled map[string]bool
 }
 
 type watched struct {
@@ -84,13 +86,17 @@ func (s *Service) follow(ctx context.Context) error {
 		row    store.DeepSecuritySettings
 		secret string
 	}
-	wanted := map[string]connection{}
+	wanted, disabled := map[string]connection{}, map[string]bool{}
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
-		rows, err := tx.EnabledDeepSecurity()
+		rows, err := tx.DeepSecurityConnections()
 		if err != nil {
 			return err
 		}
 		for _, row := range rows {
+			if !row.Enabled {
+				disabled[row.AccountID] = true
+				continue
+			}
 			c := connection{row: row}
 			if !s.current(row.AccountID, row.Version) {
 				if c.secret, err = s.secret(tx.Tenant(row.AccountID), row); err != nil {
@@ -107,6 +113,7 @@ func (s *Service) follow(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.disabled = disabled
 	for account, w := range s.watches {
 		if c, ok := wanted[account]; !ok || c.row.Version != w.version {
 			w.Close()
@@ -134,16 +141,20 @@ func (s *Service) current(account string, version int64) bool {
 	return w != nil && w.version == version
 }
 
-// Facts is what the account's manager says of a machine, with the given ID in the broker. connected is false when the
-// account has no connection or has disabled it: rules on these facts are then not used (G-12).
-func (s *Service) Facts(account, id string, m Machine) (facts []api.Fact, connected bool) {
+// Facts is what the account's manager says of a machine, with the given ID in the broker. unused says why rules on these facts
+// are not used, empty if they are: a person has disabled the connection (G-12). Without a connection there are no facts, and
+// rules on them fail.
+func (s *Service) Facts(account, id string, m Machine) (facts []api.Fact, unused string) {
 	s.mu.Lock()
-	w := s.watches[account]
+	w, off := s.watches[account], s.disabled[account]
 	s.mu.Unlock()
-	if w == nil {
-		return nil, false
+	switch {
+	case w != nil:
+		return w.Facts(id, m), ""
+	case off:
+		return nil, "the connection to the Deep Security Manager is disabled"
 	}
-	return w.Facts(id, m), true
+	return nil, ""
 }
 
 // describe adds how the connection stands.

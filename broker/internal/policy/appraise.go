@@ -17,8 +17,13 @@ func Appraise(p api.Policy, c Context) api.Verdict {
 	if integrity, reason := unknown(p, c); integrity != "" {
 		return api.Verdict{Integrity: integrity, Action: api.ActionManual, Reason: reason, Findings: informational(facts, judged)}
 	}
-	var failed, passed []api.Finding
+	var failed, passed, unused []api.Finding
 	for _, r := range p.Rules {
+		if why := c.Unused[r.Fact]; why != "" {
+			unused = append(unused, api.Finding{Fact: r.Fact, Subject: r.Subject, Title: titleOf(key{r.Fact, r.Subject}), Condition: formula(r),
+				Actual: "not used: " + why, Status: api.RuleInformational})
+			continue
+		}
 		f, used := judge(r, facts, c.Now)
 		for _, k := range used {
 			judged[k] = true
@@ -29,7 +34,7 @@ func Appraise(p api.Policy, c Context) api.Verdict {
 			failed = append(failed, f)
 		}
 	}
-	v := api.Verdict{Findings: slices.Concat(failed, passed, informational(facts, judged))}
+	v := api.Verdict{Findings: slices.Concat(failed, passed, unused, informational(facts, judged))}
 	if len(failed) == 0 {
 		v.Integrity, v.Action = api.IntegrityGood, known(p.OnMatch)
 		v.Reason = fmt.Sprintf("All %s of policy %q passed: %s.", count(len(passed), "rule"), p.Name, describe(v.Action))
@@ -41,7 +46,7 @@ func Appraise(p api.Policy, c Context) api.Verdict {
 	}
 	v.Integrity, v.Action = api.IntegrityBad, known(p.OnFailure)
 	v.Reason = fmt.Sprintf("%d of %s of policy %q failed (%s): %s.",
-		len(failed), count(len(p.Rules), "rule"), p.Name, titles(failed), describe(v.Action))
+		len(failed), count(len(p.Rules)-len(unused), "rule"), p.Name, titles(failed), describe(v.Action))
 	return v
 }
 
@@ -56,6 +61,8 @@ func unknown(p api.Policy, c Context) (api.Integrity, string) {
 		return api.IntegrityUnknownImgPolicy, fmt.Sprintf("The machine's image is not in policy %q: add it, then decide.", p.Name)
 	case len(p.Rules) == 0:
 		return api.IntegrityUnknownNoRules, fmt.Sprintf("Policy %q has no rules: a person decides.", p.Name)
+	case !slices.ContainsFunc(p.Rules, func(r api.Rule) bool { return c.Unused[r.Fact] == "" }):
+		return api.IntegrityUnknownNoRules, fmt.Sprintf("No rule of policy %q is used now: a person decides.", p.Name)
 	}
 	return "", ""
 }

@@ -129,6 +129,9 @@ func TestAppraise_ignoresFactsThatAMachineMayNotSupply(t *testing.T) {
 		}
 		value := map[api.FactName]string{api.FactSourceIPv4: "10.0.0.1", api.FactSourceIPv6: "2001:db8::1"}[info.Name]
 		rule := ruleOf(info.Name, api.MatchAll, "=", value)
+		if value == "" && info.Type == TypeEnum {
+			value, rule = info.Values[0], ruleOf(info.Name, api.MatchAll, "=", info.Values[0])
+		}
 		if value == "" {
 			value, rule = "2026-11-22T11:00:00Z", ruleOf(info.Name, api.MatchAll, ">=", "2026-11-22")
 		}

@@ -20,6 +20,8 @@ type Context struct {
 	Evidence api.Evidence
 	// Observed are the facts that the broker vouches for: what it saw itself, and claims whose signature it verified.
 	Observed []api.Fact
+	// Unused are facts on which rules are not used now, with the reason: their source was switched off by a person.
+	Unused map[api.FactName]string
 	// DeviceInPolicy and ImageInPolicy say whether the device and the machine's image belong to this policy.
 	DeviceInPolicy, ImageInPolicy bool
 	// Now is the time of judgement; ages and relative dates are counted from it.

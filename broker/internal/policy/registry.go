@@ -107,6 +107,19 @@ var registry = []FactInfo{
 		Operators: datedOperators, Example: "now-3d", Help: "When a virus scanner's patterns were made or, where it does not tell, last updated. \"older than\" takes seconds. " + dateHelp},
 	{Name: api.FactAVRealTime, Title: "Virus Scan in Real Time", Type: TypeEnum, Subject: scannerSubject, MultipleConditions: true,
 		Operators: enumOperators, Values: []string{"on", "off"}, Example: "on", Help: "Whether a virus scanner looks at files as they are used."},
+	{Name: api.FactDSMStatus, Title: "Deep Security Status", Type: TypeEnum, MultipleConditions: true, Operators: enumOperators,
+		Values: []string{"green", "yellow", "red", "grey"}, Example: "green", Observed: true,
+		Help: "How the Deep Security Manager shows the machine: green is managed and well, grey has no agent that reports."},
+	deepSecurity(api.FactDSMAntiMalware, "Anti-Malware"), deepSecurity(api.FactDSMWebReputation, "Web Reputation"),
+	deepSecurity(api.FactDSMFirewall, "Firewall"), deepSecurity(api.FactDSMIntrusionPrevention, "DPI"),
+	deepSecurity(api.FactDSMIntegrityMonitoring, "Integrity Monitoring"), deepSecurity(api.FactDSMLogInspection, "Log Inspection"),
 	{Name: api.FactExpression, Title: "Expression", Type: TypeExpression, MultipleConditions: true, Operators: []api.Operator{api.OpHolds},
 		Example: `facts.guest_os == "linux" && !(80 in facts.listening_tcp_ports)`, Help: expressionHelp},
+}
+
+// deepSecurity describes the fact about one module of Deep Security.
+func deepSecurity(name api.FactName, module string) FactInfo {
+	return FactInfo{Name: name, Title: "Deep Security Status: " + module, Type: TypeEnum, MultipleConditions: true, Operators: enumOperators,
+		Values: []string{"on", "off", "warning", "error", "not-capable"}, Example: "on", Observed: true,
+		Help: "What the Deep Security Manager says of the module; \"on\" is switched on and at work."}
 }

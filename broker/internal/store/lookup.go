@@ -53,9 +53,9 @@ func (tx *Tx) FindAccount(nameOrID string) (Account, error) {
 	})
 }
 
-// EnabledDeepSecurity lists the enabled connections to Deep Security Managers of all accounts, for the one who asks them.
-func (tx *Tx) EnabledDeepSecurity() ([]DeepSecuritySettings, error) {
-	return anywhere[DeepSecuritySettings](tx).List(Eq("enabled", true), Asc("account_id"))
+// DeepSecurityConnections lists the connections to Deep Security Managers of all accounts, for the one who asks them.
+func (tx *Tx) DeepSecurityConnections() ([]DeepSecuritySettings, error) {
+	return anywhere[DeepSecuritySettings](tx).List(Asc("account_id"))
 }
 
 func anywhere[T any](tx *Tx) Table[T] { return Table[T]{tx: tx, scope: scope{any: true}} }
