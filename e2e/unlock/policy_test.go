@@ -1,6 +1,7 @@
 package unlock
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +69,21 @@ func TestPolicy_failedRuleIsBad(t *testing.T) {
 		i := slices.IndexFunc(r.Verdict.Findings, func(f api.Finding) bool { return f.Status == api.RuleFailed })
 		if i < 0 || !strings.Contains(r.Verdict.Findings[i].Condition, "windows") || r.Verdict.Findings[i].Actual != "linux" {
 			t.Errorf("the failed rule is not explained: %+v", r.Verdict.Findings)
+		}
+		// The waiting machine prints number and reason, and which of its facts fell short.
+		if err := lab.Eventually(t.Context(), time.Minute, func() error {
+			told, err := m.Run(t.Context(), "status")
+			for _, want := range []string{fmt.Sprintf("number %d, Pending, integrity Bad", r.Number), r.WaitsFor, "Guest OS Information: OS: found linux (self-reported)"} {
+				if err == nil && !strings.Contains(told, want) {
+					err = fmt.Errorf("status does not say %q:\n%s", want, told)
+				}
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		if len(r.MayApprove) == 0 {
+			t.Error("nobody is named who may approve")
 		}
 		m.approve(0, ask.ID) // a person may overrule
 		if lab.Mounted(m.mountPoint(1)) {

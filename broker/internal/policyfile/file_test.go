@@ -12,6 +12,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/policy"
+	"keyward/broker/internal/policyset"
 )
 
 const example = `format: 1
@@ -43,12 +44,16 @@ policies:
 
 func account() ([]api.Policy, Names) {
 	n := Names{Images: Register{"i1": "Debian 12", "i2": "Other"}, Devices: Register{"d1": "data", "d2": "data", "d3": "logs"}}
-	return []api.Policy{
+	policies := []api.Policy{
 		{ID: "p0", Name: "Default Policy", Default: true, Rules: []api.Rule{}, OnMatch: api.ActionManual, OnFailure: api.ActionManual, LeaseSeconds: 300,
 			HeartbeatSeconds: 30, RevokeMode: api.RevokeUnmount, ImageIDs: []string{"i1", "i2"}, DeviceIDs: []string{"d3"}, Version: 1},
 		{ID: "p1", Name: "Web", Rules: []api.Rule{}, OnMatch: api.ActionManual, OnFailure: api.ActionManual, LeaseSeconds: 300,
 			HeartbeatSeconds: 30, RevokeMode: api.RevokeUnmount, ImageIDs: []string{"i2"}, DeviceIDs: []string{"d1", "d2"}, Version: 7},
-	}, n
+	}
+	for i, p := range policies {
+		policies[i] = policyset.Stored(p)
+	}
+	return policies, n
 }
 
 func decode(t *testing.T, text string) File {
@@ -241,6 +246,9 @@ func TestExport_keepsEveryMember(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, b.String())
 	}
+	if stored := policyset.Stored(p); !reflect.DeepEqual(stored, p) {
+		t.Errorf("the database keeps %+v\nof            %+v", stored, p)
+	}
 	got := f.Policies[0].Policy
 	p.ID, p.Version, p.ImageIDs, p.DeviceIDs = "", 0, nil, nil
 	if !reflect.DeepEqual(got, p) {
@@ -312,7 +320,7 @@ func drawAccount(t *rapid.T) ([]api.Policy, Names) {
 				p.DeviceIDs, taken[id] = append(p.DeviceIDs, id), true
 			}
 		}
-		policies = append(policies, p)
+		policies = append(policies, policyset.Stored(p))
 	}
 	return policies, n
 }

@@ -11,6 +11,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/policy"
+	"keyward/broker/internal/policyset"
 )
 
 // Action is what a plan does with a policy.
@@ -109,7 +110,7 @@ func resolve(f File, byName map[string]api.Policy, n Names) (targets []api.Polic
 	owner := map[string]string{}
 	for _, p := range f.Policies {
 		now := byName[fold(p.Name)]
-		to := p.Policy
+		to := policyset.Stored(p.Policy)
 		to.ID, to.Version, to.Default, to.ImageIDs, to.DeviceIDs = now.ID, now.Version, now.Default, now.ImageIDs, now.DeviceIDs
 		if err := fits(p, now, to); err != nil {
 			return nil, nil, err

@@ -201,6 +201,15 @@ func fill(row *store.Policy, in api.Policy) {
 	}
 }
 
+// Stored is a policy as it reads once it is saved: with the values of what was left out.
+func Stored(in api.Policy) api.Policy {
+	row := store.Policy{}
+	fill(&row, in)
+	out := View(row)
+	out.ID, out.Version, out.Default, out.ImageIDs, out.DeviceIDs = in.ID, in.Version, in.Default, in.ImageIDs, in.DeviceIDs
+	return out
+}
+
 func named(err error, name string) error {
 	if errors.Is(err, store.ErrDuplicate) {
 		return problem.New(409, "name-taken", "The name is taken", fmt.Sprintf("There is a policy named %q already.", name), "Choose another name.")
