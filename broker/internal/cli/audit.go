@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/hex"
@@ -20,7 +21,7 @@ import (
 )
 
 func auditCommand(s *settings) *cobra.Command {
-	return group("audit", "Export and verify audit logs", auditExport(s), auditVerify())
+	return group("audit", "Export, prove and verify audit logs, and change the key that signs them", auditExport(s), auditProve(s), auditVerify(), auditRotate(s))
 }
 
 func auditExport(s *settings) *cobra.Command {
@@ -102,6 +103,7 @@ type verification struct {
 	Last        int64      `json:"last"`
 	SignedTo    int64      `json:"signed_to"`
 	Checkpoints int64      `json:"checkpoints"`
+	Roots       int64      `json:"roots"`
 	Head        string     `json:"head,omitempty"`
 	KeyID       string     `json:"key_id,omitempty"`
 	Trusted     bool       `json:"trusted"`
@@ -116,8 +118,9 @@ func auditVerify() *cobra.Command {
 	var keyFile string
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "verify FILE", Short: "Verify an exported audit log, without the broker", Args: usage(cobra.ExactArgs(1)),
-		Long: "Verify an exported audit log (jsonl; - is standard input). It needs neither the broker nor its data folder.\n" +
+		Use: "verify FILE", Short: "Verify an exported audit log or a proof, without the broker", Args: usage(cobra.ExactArgs(1)),
+		Long: "Verify an exported audit log (jsonl; - is standard input) or a proof of audit prove. It needs neither the broker nor its\n" +
+			"data folder.\n" +
 			"With --key, the audit.pem of the broker's data folder obtained in a way that you trust, it also shows that this broker\n" +
 			"wrote the log; without it, only that the log is whole by the key that it brings along.\n\n" +
 			"Exit codes: 0 the log is whole; 1 it is not, and the output says where; 2 it could not be checked.",
@@ -139,7 +142,11 @@ func auditVerify() *cobra.Command {
 				defer f.Close()
 				in = f
 			}
-			r, err := chain.Verify(in, o)
+			whole := bufio.NewReaderSize(in, 64<<10)
+			if isProof(whole) {
+				return verifyProof(c.OutOrStdout(), whole, o, asJSON)
+			}
+			r, err := chain.Verify(whole, o)
 			var p *chain.Problem
 			if err != nil && !errors.As(err, &p) {
 				return usageError{err}
@@ -164,7 +171,7 @@ func auditVerify() *cobra.Command {
 
 func verified(r chain.Report, p *chain.Problem) verification {
 	v := verification{OK: p == nil, AccountID: r.AccountID, AccountName: r.AccountName, Records: r.Records, First: r.First, Last: r.Last,
-		SignedTo: r.SignedTo, Checkpoints: r.Checkpoints, Head: hex.EncodeToString(r.Head), KeyID: r.KeyID, Trusted: r.Trusted}
+		SignedTo: r.SignedTo, Checkpoints: r.Checkpoints, Roots: r.Roots, Head: hex.EncodeToString(r.Head), KeyID: r.KeyID, Trusted: r.Trusted}
 	if !r.ExportedAt.IsZero() {
 		v.ExportedAt = &r.ExportedAt
 	}
@@ -176,7 +183,7 @@ func verified(r chain.Report, p *chain.Problem) verification {
 
 func printVerified(w io.Writer, r chain.Report) {
 	fmt.Fprintf(w, "The log of account %q (%s) is whole: %d records, %d to %d, exported %s.\n", r.AccountName, r.AccountID, r.Records, r.First, r.Last, r.ExportedAt.Format(time.RFC3339))
-	fmt.Fprintf(w, "%d checkpoints, the last at record %d; the end is signed by the export itself.\n", r.Checkpoints, r.SignedTo)
+	fmt.Fprintf(w, "%d checkpoints, the last at record %d, %d of them with a tree that was checked; the end is signed by the export itself.\n", r.Checkpoints, r.SignedTo, r.Roots)
 	if r.Trusted {
 		fmt.Fprintf(w, "Signed by the trusted key %s.\n", r.KeyID)
 	} else {

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/tenant"
 	"keyward/rbac"
@@ -43,9 +45,51 @@ func registerAudit(r *Router, log *audit.Service) {
 			der, err := x509.MarshalPKIXPublicKey(log.PublicKey())
 			return answerOf(auditKey{PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}, err)
 		})
+	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/checkpoint", Operation: rbac.LogsRead,
+		Summary: "The signed head of the audit log: keep it, to have it proved later that the log was not rewritten"},
+		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[chain.Checkpoint], error) {
+			return answerOf(log.SignedHead(ctx, p))
+		})
+	raw(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/proof", Operation: rbac.LogsRead,
+		Summary: "Prove that a record is in the log (?record=N), or that an earlier log is its beginning (?from=N, perhaps &to=N)"},
+		func(c *fiber.Ctx, p tenant.Principal) error { return proveAudit(c, p, log) })
 	raw(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/export", Operation: rbac.LogsExport,
 		Summary: "Export the audit log: ?format=jsonl (verifiable) or csv, from, to, and for csv category"},
 		func(c *fiber.Ctx, p tenant.Principal) error { return exportAudit(c, p, log) })
+}
+
+// proveAudit answers with the bytes that audit verify takes.
+func proveAudit(c *fiber.Ctx, p tenant.Principal, log *audit.Service) error {
+	numbers, fields := map[string]int64{}, map[string]string{}
+	for _, name := range []string{"record", "from", "to"} {
+		v := c.Query(name)
+		if v == "" {
+			continue
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 1 {
+			fields[name] = "the number of a record"
+		}
+		numbers[name] = n
+	}
+	if len(fields) == 0 && (numbers["record"] == 0) == (numbers["from"] == 0) {
+		fields["record"] = "name record, or from and perhaps to"
+	}
+	if len(fields) > 0 {
+		return problem.InvalidFields(fields)
+	}
+	var raw []byte
+	var err error
+	if numbers["record"] != 0 {
+		raw, err = log.ProveRecord(c.UserContext(), p, numbers["record"])
+	} else {
+		raw, err = log.ProveConsistency(c.UserContext(), p, numbers["from"], numbers["to"])
+	}
+	if err != nil {
+		return err
+	}
+	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
+	return c.Send(raw)
 }
 
 func exportAudit(c *fiber.Ctx, p tenant.Principal, log *audit.Service) error {

@@ -80,6 +80,9 @@ func (b *Broker) open(ctx context.Context) error {
 	if b.store, err = store.Open(ctx, store.Options{DSN: c.DSN, Clock: c.Clock, Logger: c.Logger}); err != nil {
 		return err
 	}
+	if b.Audit, err = newAudit(c, b.identity, b.store); err != nil {
+		return err
+	}
 	b.services()
 	if err := b.apps(); err != nil {
 		return err
@@ -90,7 +93,6 @@ func (b *Broker) open(ctx context.Context) error {
 func (b *Broker) services() {
 	c, id := b.config, b.identity
 	b.Feed = &feed.Hub{}
-	b.Audit = audit.New(b.store, id.Audit, c.Clock)
 	b.Policies = policyset.New(b.store, b.Feed)
 	b.Previews = preview.New(b.store)
 	b.Accounts = httpapi.LimitLogOn(newAccounts(c, id, b.store), c.Clock)

@@ -16,8 +16,11 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"keyward/broker/internal/audit"
+	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/pki"
+	"keyward/broker/internal/store"
 )
 
 // The files of a data folder. Private keys are wrapped by the root key.
@@ -40,6 +43,8 @@ type Identity struct {
 	Root  keystore.Root
 	CA    *pki.CA
 	Audit ed25519.PrivateKey
+	// AuditKeys are the changes of key that led to Audit.
+	AuditKeys []chain.Rotation
 }
 
 // openRoot opens the root key, and makes it when create is set and there is none.
@@ -153,16 +158,14 @@ func openIdentity(data string, root keystore.Root, clock func() time.Time) (Iden
 	if id.CA, err = pki.OpenCA(certPEM, caKey.Bytes(), clock); err != nil {
 		return id, fmt.Errorf("opening the broker's CA: %w", err)
 	}
-	seed, err := unwrapFile(data, root, purposeAudit, fileAuditKey)
-	if err != nil {
-		return id, err
-	}
-	defer seed.Wipe()
-	if seed.Len() != ed25519.SeedSize {
-		return id, errors.New("the broker's audit log key is damaged; restore it from a backup")
-	}
-	id.Audit = ed25519.NewKeyFromSeed(seed.Bytes())
-	return id, nil
+	id.Audit, id.AuditKeys, err = openAuditKey(data, root)
+	return id, err
+}
+
+// newAudit is the service of audit logs, with all of the broker's keys.
+func newAudit(c Config, id Identity, st *store.Store) (*audit.Service, error) {
+	s := audit.New(st, id.Audit, c.Clock)
+	return s, s.Rotated(id.AuditKeys)
 }
 
 func unwrapFile(data string, root keystore.Root, purpose, name string) (keystore.Key, error) {

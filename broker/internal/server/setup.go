@@ -29,6 +29,7 @@ type Operator struct {
 	// Files exports, plans and applies policies as files.
 	Files *policyfile.Service
 	store *store.Store
+	data  string
 }
 
 // operatorLimit is how long a command may look at machines before it answers with what it has seen.
@@ -63,10 +64,14 @@ func openOperator(ctx context.Context, c Config, create bool) (*Operator, error)
 	if err != nil {
 		return nil, err
 	}
+	log, err := newAudit(c, id, st)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
 	previews := preview.New(st)
 	previews.Limit = operatorLimit
 	files := policyfile.New(st, policyset.New(st, &feed.Hub{}), previews)
-	return &Operator{Accounts: newAccounts(c, id, st), Audit: audit.New(st, id.Audit, c.Clock), Identity: id, Files: files, store: st}, nil
+	return &Operator{Accounts: newAccounts(c, id, st), Audit: log, Identity: id, Files: files, store: st, data: c.Data}, nil
 }
 
 // prepareIdentity makes the files of the data folder that are missing, unless the database has accounts: their machines
