@@ -6,19 +6,34 @@ import (
 
 	"keyward/agent/facts"
 	"keyward/agent/internal/config"
+	"keyward/agent/provider"
 	"keyward/broker/api"
 )
 
 // evidence is what the machine says of itself: for a key request with the broker's nonce and what will be done with the
 // device, for a heartbeat with neither. Heartbeats of a machine with one volume in use describe that one.
 func (d *Daemon) evidence(ctx context.Context, nonce, deviceID string) api.Evidence {
-	src := facts.Sources{Clock: d.o.Now, AgentVersion: d.o.Version, Location: d.cfg.Location, UserData: d.cfg.UserData,
-		Provider: d.provider.Name(), Device: d.device(deviceID),
-		Configured: configured(d.cfg.Facts), Memory: d.memory}
-	if i, err := d.provider.Instance(ctx); err == nil {
+	src := sources(ctx, d.cfg, d.provider, d.o.Version)
+	src.Clock, src.Device, src.Memory = d.o.Now, d.device(deviceID), d.memory
+	return facts.Collect(ctx, src, nonce)
+}
+
+// Evidence collects the facts of this machine as its agent would, for people who write rules. It needs no running agent.
+func Evidence(ctx context.Context, cfg config.Config, version string) (api.Evidence, error) {
+	machine, err := openProvider(cfg)
+	if err != nil {
+		return api.Evidence{}, err
+	}
+	return facts.Collect(ctx, sources(ctx, cfg, machine, version), ""), nil
+}
+
+// sources of the machine's facts, without a device.
+func sources(ctx context.Context, cfg config.Config, machine provider.Provider, version string) facts.Sources {
+	src := facts.Sources{AgentVersion: version, Location: cfg.Location, UserData: cfg.UserData, Provider: machine.Name(), Configured: configured(cfg.Facts)}
+	if i, err := machine.Instance(ctx); err == nil {
 		src.Location, src.UserData = i.Location, i.UserData
 	}
-	return facts.Collect(ctx, src, nonce)
+	return src
 }
 
 // scriptTime is how long a script that gives a fact may run unless its configuration says so.
