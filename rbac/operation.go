@@ -15,6 +15,7 @@ const (
 	PoliciesWrite             Operation = "policies.write"
 	IntegritySettingsRead     Operation = "integrity-settings.read"
 	IntegritySettingsWrite    Operation = "integrity-settings.write"
+	IntegrityChecksRun        Operation = "integrity-checks.run"
 	ImagesRead                Operation = "images.read"
 	ImagesWrite               Operation = "images.write"
 	DevicesRead               Operation = "devices.read"

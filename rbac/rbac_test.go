@@ -20,6 +20,7 @@ var specification = map[Operation]string{
 	"policies.write":               "ynnnn",
 	"integrity-settings.read":      "ynnyy",
 	"integrity-settings.write":     "ynnnn",
+	"integrity-checks.run":         "ynnny",
 	"images.read":                  "ynnyy",
 	"images.write":                 "ynnnn",
 	"devices.read":                 "yynyy",
@@ -147,7 +148,8 @@ func TestRoles_capabilities(t *testing.T) {
 			"Reports without device-key information", "Reports with device-key information", "Logs",
 			"Own password and sessions"},
 		"key-approver": {"Running Instances", "Approve or deny a pending key", "Revoke a delivered key",
-			"Policies (view only)", "Scheduled integrity check settings (view only)", "Images (view only)",
+			"Policies (view only)", "Scheduled integrity check settings (view only)",
+			"Check the integrity of a machine now", "Images (view only)",
 			"Devices and RAID sets (view only)", "Own password and sessions"},
 	}
 	infos := Roles()

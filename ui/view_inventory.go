@@ -11,6 +11,7 @@ type InstancePage struct {
 	Decide  []Button
 	Buttons []Button
 	Devices []DeviceRow
+	Check   string // where a check is asked for
 	Empty   Empty
 	Back    Link
 }
@@ -108,6 +109,7 @@ type DevicePage struct {
 	NoKey    string
 	CanWrite bool
 	ReadOnly string // why nothing can be changed
+	Check    string // where a check of its machine is asked for
 	Buttons  []Button
 	Back     Link
 }

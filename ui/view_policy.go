@@ -6,6 +6,7 @@ type PoliciesPage struct {
 	Rows      []PolicyRow
 	CanDelete bool
 	Create    *Button
+	Checks    *Button // leads to the schedule of integrity checks
 	Empty     Empty
 }
 

@@ -22,6 +22,7 @@ type ProblemPage struct {
 // RunningInstancesPage lists key requests.
 type RunningInstancesPage struct {
 	Frame
+	Notices  Notices
 	Counters []Counter
 	Chips    []Chip
 	Search   Field
@@ -31,6 +32,21 @@ type RunningInstancesPage struct {
 	Empty    Empty
 }
 
+// Notices are what happened by itself and nobody has put aside.
+type Notices struct {
+	Rows       []Notice
+	More       int64 // how many are not shown
+	CanDismiss bool
+}
+
+// Notice is one of them.
+type Notice struct {
+	ID    string
+	Flash Flash
+	At    When
+	About Link
+}
+
 // RequestRow is one key request of the list.
 type RequestRow struct {
 	ID        string
@@ -38,6 +54,9 @@ type RequestRow struct {
 	Key       Badge
 	Integrity Badge
 	Unknown   string // why the integrity is unknown
+	KeyAge    string // since when, or when the key is taken
+	Checked   string // when evidence was judged last
+	Overdue   bool   // a check has gone unanswered
 	URL       string
 	Device    Link
 	Image     Link
@@ -63,6 +82,8 @@ type KeyRequestPage struct {
 	Decide *Decide
 	Assign *Assign
 	Revoke *Button
+	Ignore *Button // of a revocation that is pending
+	Check  string  // where a check is asked for; empty where there is nothing to check
 	Closed string
 	Back   Link
 }

@@ -108,6 +108,19 @@ func Collect(ctx context.Context, src Sources, nonce string) api.Evidence {
 	return ev
 }
 
+// OfDevice collects what can be said of one device, src.Device.
+func OfDevice(ctx context.Context, src Sources) []api.Fact {
+	if src.Clock == nil {
+		src.Clock = time.Now
+	}
+	out := make([]api.Fact, 0, len(deviceCollectors))
+	for _, c := range deviceCollectors {
+		values, err := c.collect(ctx, src)
+		out = append(out, src.fact(ctx, c.name, "", c.source, values, err))
+	}
+	return out
+}
+
 // plainFacts are those of one collector each, all cheap.
 func plainFacts(ctx context.Context, src Sources) []api.Fact {
 	all := collectors

@@ -95,6 +95,9 @@ type Snapshot struct {
 	// WaitsFor says who or what would move a waiting request on; FailedRules which rules this machine failed.
 	WaitsFor    string          `json:"waits_for,omitempty"`
 	FailedRules []api.Shortfall `json:"failed_rules,omitempty"`
+	// RevokeAt is when a failed check takes the key, Warning what failed.
+	RevokeAt *time.Time `json:"revoke_at,omitempty"`
+	Warning  string     `json:"warning,omitempty"`
 	// LeaseSeconds is how long the key lives without contact from now on; zero without a key.
 	LeaseSeconds int64     `json:"lease_seconds"`
 	Since        time.Time `json:"since"`

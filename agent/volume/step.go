@@ -119,6 +119,9 @@ func (v *Volume) enter(next State, why string) {
 	if !next.HoldsKey() && !(next == Suspended && v.grant != nil) {
 		v.term.stop()
 	}
+	if !next.HoldsKey() {
+		v.snap.RevokeAt, v.snap.Warning = nil, ""
+	}
 	v.snap.Info = Info{}
 	if v.export != nil {
 		v.snap.Info = v.export.Info()

@@ -19,7 +19,7 @@ type Options struct {
 	Boottime func() time.Duration
 	// Now is the wall clock, for people.
 	Now func() time.Time
-	// LeaseCheck is how often a lease is looked at; 0 means 5 s. The key outlives its lease by at most this.
+	// LeaseCheck is how often a lease is looked at; 0 means 1 s. The key outlives its lease by at most this.
 	LeaseCheck time.Duration
 	// LeaseMode is how the key is given up when the lease ends without contact and the broker has not said how.
 	LeaseMode api.RevokeMode
@@ -87,7 +87,7 @@ func New(d api.AssignedDevice, disk string, o Options) *Volume {
 // prepare makes a volume that does not run yet.
 func prepare(d api.AssignedDevice, disk string, o Options) *Volume {
 	if o.LeaseCheck == 0 {
-		o.LeaseCheck = 5 * time.Second
+		o.LeaseCheck = time.Second
 	}
 	if o.Backoff == nil {
 		o.Backoff = Backoff
@@ -152,12 +152,29 @@ func (v *Volume) Close(ctx context.Context, why string) error {
 	return nil
 }
 
-// Renew makes the lease of a held key last until end on the Boottime clock.
-func (v *Volume) Renew(requestID string, end time.Duration) {
+// Renew makes the lease of a held key last until end on the Boottime clock, and shows what the broker says of its request.
+func (v *Volume) Renew(l api.Lease, end time.Duration) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.snap.RequestID == requestID {
-		v.term.renew(end)
+	if v.snap.RequestID != l.RequestID {
+		v.mu.Unlock()
+		return
+	}
+	v.term.renew(end)
+	if l.Status == "" {
+		v.mu.Unlock()
+		return
+	}
+	changed := v.snap.RequestStatus != l.Status || v.snap.Integrity != l.Integrity
+	v.snap.RequestStatus, v.snap.Integrity, v.snap.RevokeAt, v.snap.Warning = l.Status, l.Integrity, l.RevokeAt, l.Reason
+	v.mu.Unlock()
+	switch {
+	case !changed:
+	case l.RevokeAt != nil:
+		v.o.Logger.Warn("the key will be taken unless the machine complies again", "at", l.RevokeAt, "reason", l.Reason)
+	case l.Reason != "":
+		v.o.Logger.Warn("an integrity check failed", "status", l.Status, "reason", l.Reason)
+	default:
+		v.o.Logger.Info("key request", "status", l.Status, "integrity", l.Integrity)
 	}
 }
 

@@ -214,8 +214,8 @@ func TestVolume_leaseIsRenewedOrEnds(t *testing.T) {
 		v.Ask("start", "")
 		want(t, v, Mounted)
 		time.Sleep(50 * time.Second)
-		v.Renew("another request", f.clock()+time.Hour)
-		v.Renew("request", f.clock()+time.Minute)
+		v.Renew(api.Lease{RequestID: "another request"}, f.clock()+time.Hour)
+		v.Renew(api.Lease{RequestID: "request"}, f.clock()+time.Minute)
 		time.Sleep(58 * time.Second)
 		want(t, v, Mounted)
 		f.decide(api.KeyPending) // nobody approves again

@@ -281,10 +281,21 @@ const (
 
 // Heartbeat reports life, evidence and what is held; the answer renews leases.
 type Heartbeat struct {
-	Evidence Evidence  `json:"evidence"`
-	Held     []HeldKey `json:"held"`
-	Time     time.Time `json:"time"`
-	Run      *Run      `json:"run,omitempty"`
+	// Evidence is of the machine as a whole. Its nonce is that of the check command which it answers, else empty.
+	Evidence Evidence `json:"evidence"`
+	// Devices are the facts of single devices.
+	Devices []DeviceFacts `json:"devices,omitempty"`
+	Held    []HeldKey     `json:"held"`
+	Time    time.Time     `json:"time"`
+	// Check asks for every open request of the machine to be judged by this heartbeat, whatever is scheduled.
+	Check bool `json:"check,omitempty"`
+	Run   *Run `json:"run,omitempty"`
+}
+
+// DeviceFacts are the facts of one device of the machine.
+type DeviceFacts struct {
+	DeviceID string `json:"device_id"`
+	Facts    []Fact `json:"facts"`
 }
 
 // HeldKey is a key that the agent holds now.
@@ -301,12 +312,29 @@ type HeartbeatResponse struct {
 	Leases      []Lease   `json:"leases"`
 	Commands    []Command `json:"commands"`
 	Time        time.Time `json:"time"`
+	// Checked are the requests that this heartbeat's evidence was judged for, and where they stand now.
+	Checked []CheckedKey `json:"checked,omitempty"`
 }
 
 // Lease is the remaining life of a delivered key without contact, counted from the receipt of the answer.
 type Lease struct {
 	RequestID string `json:"request_id"`
 	Seconds   int64  `json:"seconds"`
+	// Status and Integrity are where the request stands; RevokeAt is when a failed check takes the key, for the reason given.
+	Status    KeyStatus  `json:"status,omitempty"`
+	Integrity Integrity  `json:"integrity,omitempty"`
+	RevokeAt  *time.Time `json:"revoke_at,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+}
+
+// CheckedKey is the outcome of a check for one request.
+type CheckedKey struct {
+	RequestID string    `json:"request_id"`
+	DeviceID  string    `json:"device_id"`
+	Status    KeyStatus `json:"status"`
+	Integrity Integrity `json:"integrity"`
+	// Reason is the verdict in one sentence.
+	Reason string `json:"reason"`
 }
 
 // CommandList answers GET commands?wait=SECONDS: at once when there is something to do.
@@ -322,6 +350,7 @@ const (
 	CommandEncrypt CommandKind = "encrypt" // JobID, Device
 	CommandRevoke  CommandKind = "revoke"  // RequestID, Mode
 	CommandRequest CommandKind = "request" // DeviceID: ask for the key (again)
+	CommandCheck   CommandKind = "check"   // Nonce: send a heartbeat now, with fresh evidence that answers it
 )
 
 // Command is one thing an agent is asked to do.
@@ -335,6 +364,8 @@ type Command struct {
 	Device    *AssignedDevice `json:"device,omitempty"`
 	// Destroy is the user's explicit word that what the device holds may be overwritten.
 	Destroy bool `json:"destroy,omitempty"`
+	// Nonce is the challenge of a check.
+	Nonce string `json:"nonce,omitempty"`
 }
 
 // JobKeyRequest takes an encrypt job and asks for the new device key, sealed to PublicKey.

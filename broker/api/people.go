@@ -353,7 +353,14 @@ type RunningInstance struct {
 	PolicyID     string    `json:"policy_id"`
 	PolicyName   string    `json:"policy_name"`
 	RequestedAt  time.Time `json:"requested_at"`
-	Version      int64     `json:"version"`
+	// Since is when the request came to its status.
+	Since time.Time `json:"since"`
+	// CheckedAt is when evidence was judged last; CheckOverdue is true when a check was asked for and has gone unanswered.
+	CheckedAt    *time.Time `json:"checked_at,omitempty"`
+	CheckOverdue bool       `json:"check_overdue,omitempty"`
+	// RevokeAt is when a failed check takes the key, unless the machine complies again or a person ignores it.
+	RevokeAt *time.Time `json:"revoke_at,omitempty"`
+	Version  int64      `json:"version"`
 }
 
 // RunningInstances is a page of rows with the counters of the page's header.
@@ -368,14 +375,22 @@ type RunningInstances struct {
 // KeyRequestDetail is the Key Request page: the request, why it was judged as it was, and its history.
 type KeyRequestDetail struct {
 	RunningInstance
-	Device         Device            `json:"device"`
-	Verdict        Verdict           `json:"verdict"`
-	Reason         string            `json:"reason"`
-	DecidedBy      string            `json:"decided_by,omitempty"`
-	DecidedAt      *time.Time        `json:"decided_at,omitempty"`
-	LeaseExpiresAt *time.Time        `json:"lease_expires_at,omitempty"`
-	RevokeDueAt    *time.Time        `json:"revoke_due_at,omitempty"`
-	History        []KeyRequestEvent `json:"history"`
+	Device         Device     `json:"device"`
+	Verdict        Verdict    `json:"verdict"`
+	Reason         string     `json:"reason"`
+	DecidedBy      string     `json:"decided_by,omitempty"`
+	DecidedAt      *time.Time `json:"decided_at,omitempty"`
+	LeaseExpiresAt *time.Time `json:"lease_expires_at,omitempty"`
+	RevokeDueAt    *time.Time `json:"revoke_due_at,omitempty"`
+	// RetryUntil is how long a key that a check took, or that the policy denied, is given again when the machine complies.
+	RetryUntil *time.Time `json:"retry_until,omitempty"`
+	// CheckAskedAt is when the machine was last asked for fresh evidence and has not answered yet.
+	CheckAskedAt *time.Time `json:"check_asked_at,omitempty"`
+	// LeaseSeconds, HeartbeatSeconds and RevokeMode are the policy's.
+	LeaseSeconds     int64             `json:"lease_seconds"`
+	HeartbeatSeconds int64             `json:"heartbeat_seconds"`
+	RevokeMode       RevokeMode        `json:"revoke_mode"`
+	History          []KeyRequestEvent `json:"history"`
 	// WaitsFor says what would move a pending request on; empty for others.
 	WaitsFor string `json:"waits_for,omitempty"`
 	// MayApprove are the people who may approve a pending request now; none while no policy holds device and image.

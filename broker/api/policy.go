@@ -104,9 +104,20 @@ type Policy struct {
 	// ApproveAfterSeconds applies only with on_match "manual"; 0 means never.
 	ApproveAfterSeconds int64 `json:"approve_after_seconds,omitempty" minimum:"0" maximum:"2592000"`
 	// LeaseSeconds is how long a delivered key lives without contact; HeartbeatSeconds how often an agent reports.
-	LeaseSeconds     int64      `json:"lease_seconds" minimum:"10" maximum:"2592000"`
-	HeartbeatSeconds int64      `json:"heartbeat_seconds" minimum:"1" maximum:"86400"`
-	RevokeMode       RevokeMode `json:"revoke_mode" enum:"unmount,suspend"`
+	LeaseSeconds     int64 `json:"lease_seconds" minimum:"10" maximum:"2592000"`
+	HeartbeatSeconds int64 `json:"heartbeat_seconds" minimum:"1" maximum:"86400"`
+	// RevokeMode may be left empty: then a policy whose checks may give a revoked key back suspends, and others unmount.
+	RevokeMode RevokeMode `json:"revoke_mode,omitempty" enum:",unmount,suspend"`
+	// CheckEnabled judges delivered keys again, on the account's schedule; CheckEveryHeartbeat with every heartbeat too.
+	CheckEnabled        bool `json:"check_enabled,omitempty"`
+	CheckEveryHeartbeat bool `json:"check_every_heartbeat,omitempty"`
+	// OnCheckFailure is what a failed check does; empty means notify. PostponeSeconds is the grace before a key is revoked,
+	// with a warning; 0 revokes at once.
+	OnCheckFailure  CheckAction `json:"on_check_failure,omitempty" enum:",notify,revoke"`
+	PostponeSeconds int64       `json:"postpone_seconds,omitempty" minimum:"0" maximum:"2592000"`
+	// MissingAfterSeconds is the silence after which a machine leaves Running Instances; 0 means three heartbeats. It is
+	// never less than 15 seconds.
+	MissingAfterSeconds int64 `json:"missing_after_seconds,omitempty" minimum:"0" maximum:"2592000"`
 	// ResourcePool lets the broker give a machine another free device of this policy when the one that it asks for is in
 	// use; each machine gets one device of the policy, and no device goes to two machines.
 	ResourcePool bool `json:"resource_pool,omitempty"`

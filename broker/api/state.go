@@ -69,6 +69,15 @@ const (
 	ActionDeny    Action = "deny"
 )
 
+// CheckAction is what a policy does when a later check fails.
+type CheckAction string
+
+// The actions of integrity checks after delivery.
+const (
+	CheckNotify CheckAction = "notify"
+	CheckRevoke CheckAction = "revoke"
+)
+
 // RevokeMode says how an agent gives a key up.
 type RevokeMode string
 

@@ -111,7 +111,7 @@ func (a *app) root() *cobra.Command {
 	a.key(root, "state_dir", "where identity and job markers are kept")
 	a.key(root, "runtime_dir", "where sockets and mount points of the running agent are")
 	a.key(root, "log_level", "debug, info, warn or error")
-	root.AddCommand(a.runCommand(), a.enrolCommand(), a.renewCommand(), a.statusCommand(), a.waitCommand(), a.publishCommand(), a.requestCommand(),
+	root.AddCommand(a.runCommand(), a.enrolCommand(), a.renewCommand(), a.statusCommand(), a.waitCommand(), a.publishCommand(), a.requestCommand(), a.checkCommand(),
 		a.lockCommand(), a.stopCommand(), a.upgradeCommand(), a.exportedKeyCommand(), a.inspectCommand(), a.factsCommand(), a.versionCommand(), a.configCommand())
 	root.AddCommand(a.openExportedCommand(), a.closeExportedCommand(), a.importCommand())
 	for _, c := range append(root.Commands(), root) {

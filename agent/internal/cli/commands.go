@@ -36,6 +36,10 @@ func (a *app) lockCommand() *cobra.Command {
 	return a.simple("lock DEVICE", "Unmount a volume and wipe its key (ID, name, disk or mount point)", cobra.ExactArgs(1), control.OpLock)
 }
 
+func (a *app) checkCommand() *cobra.Command {
+	return a.simple("check", "Have the broker judge this machine now, and print what comes of it", cobra.NoArgs, control.OpCheck)
+}
+
 func (a *app) stopCommand() *cobra.Command {
 	return a.simple("stop", "Unmount everything and end the running agent", cobra.NoArgs, control.OpStop)
 }

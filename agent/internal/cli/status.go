@@ -137,6 +137,10 @@ func printStatus(w io.Writer, s *control.Status) error {
 		if v.State.HoldsKey() {
 			line("  Lease", "ends in %s without contact", time.Duration(v.LeaseSeconds)*time.Second)
 		}
+		optional(line, "  Warning", v.Warning)
+		if v.RevokeAt != nil {
+			line("  Key taken", "at %s, unless the machine complies again", v.RevokeAt.UTC().Format(time.RFC3339))
+		}
 	}
 	for _, j := range s.Jobs {
 		line("", "")

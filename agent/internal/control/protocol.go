@@ -18,6 +18,7 @@ const (
 	OpPublish Op = "publish-inventory"
 	OpRequest Op = "request" // Device: ask the broker for the key
 	OpLock    Op = "lock"    // Device: unmount and wipe the key
+	OpCheck   Op = "check"   // have the broker judge this machine now
 	OpStop    Op = "stop"    // unmount everything and end the agent
 	OpUpgrade Op = "upgrade" // Program: go on as another program; without an answer if that succeeds
 )

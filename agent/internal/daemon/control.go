@@ -36,6 +36,8 @@ func (d *Daemon) Control(ctx context.Context, r control.Request) control.Answer 
 			}
 			return s.Name + " is locked; its key is gone from this machine", nil
 		})
+	case control.OpCheck:
+		text, err = d.checkNow(ctx)
 	case control.OpStop:
 		d.stop()
 		text = "stopping"

@@ -84,6 +84,8 @@ type Daemon struct {
 	upgrading bool
 	// confirming are the requests of which a revoke is being looked at.
 	confirming map[string]bool
+	// answering are the challenges of checks that are being answered.
+	answering map[string]bool
 }
 
 // Run is the agent from start to stop. It returns nil after a graceful stop, when ctx has ended or a stop was asked for.
@@ -133,7 +135,7 @@ func Run(ctx context.Context, o Options) error {
 	defer agent.Close()
 
 	d := &Daemon{o: o, cfg: cfg, log: log, id: id, broker: agent, provider: machine, hardening: hardening, started: o.Now(), stop: stop,
-		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}}
+		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}, answering: map[string]bool{}}
 	d.current.Store(id)
 	d.memory = facts.NewMemory(ctx, time.Duration(max(cfg.Facts.RefreshSeconds, 1))*time.Second)
 	d.thisRun = newRun(cfg.StateDir, log)

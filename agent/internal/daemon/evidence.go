@@ -11,7 +11,7 @@ import (
 )
 
 // evidence is what the machine says of itself: for a key request with the broker's nonce and what will be done with the
-// device, for a heartbeat with neither. Heartbeats of a machine with one volume in use describe that one.
+// device, for a heartbeat of the machine alone.
 func (d *Daemon) evidence(ctx context.Context, nonce, deviceID string) api.Evidence {
 	src := sources(ctx, d.cfg, d.provider, d.o.Version)
 	src.Clock, src.Device, src.Memory = d.o.Now, d.device(deviceID), d.memory
@@ -52,21 +52,35 @@ func configured(c config.Facts) facts.Configured {
 	return out
 }
 
-// device is the configuration of a device, by default of the only one whose key is held.
+// device is the configuration of a device; nil where none is meant or none is known.
 func (d *Daemon) device(id string) *facts.Device {
-	if id == "" {
-		held := d.held()
-		if len(held) != 1 {
-			return nil
-		}
-		id = held[0].DeviceID
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, a := range d.assigned {
-		if a.ID == id {
-			return &facts.Device{MountPoint: a.MountPoint, ReadOnly: a.Access == api.AccessReadOnly}
+		if a.ID == id && id != "" {
+			return asDevice(a)
 		}
 	}
 	return nil
+}
+
+func asDevice(a api.AssignedDevice) *facts.Device {
+	return &facts.Device{MountPoint: a.MountPoint, ReadOnly: a.Access == api.AccessReadOnly}
+}
+
+// deviceFacts are the facts of every volume of this machine, so that a heartbeat can be judged for each.
+func (d *Daemon) deviceFacts(ctx context.Context) []api.DeviceFacts {
+	d.mu.Lock()
+	var volumes []api.AssignedDevice
+	for _, a := range d.assigned {
+		if d.volumes[a.ID] != nil {
+			volumes = append(volumes, a)
+		}
+	}
+	d.mu.Unlock()
+	var out []api.DeviceFacts
+	for _, a := range volumes {
+		out = append(out, api.DeviceFacts{DeviceID: a.ID, Facts: facts.OfDevice(ctx, facts.Sources{Clock: d.o.Now, Device: asDevice(a)})})
+	}
+	return out
 }

@@ -21,7 +21,7 @@ const (
 func (d *Daemon) heartbeatLoop(ctx context.Context) {
 	pace, failures := firstPace, 0
 	for ctx.Err() == nil {
-		next, err := d.beat(ctx)
+		out, err := d.beat(ctx, "", false)
 		if err != nil {
 			failures++
 			d.log.Debug("heartbeat", "error", err)
@@ -29,31 +29,31 @@ func (d *Daemon) heartbeatLoop(ctx context.Context) {
 			continue
 		}
 		failures = 0
-		if next > 0 {
-			pace = time.Duration(next) * time.Second
+		if out.NextSeconds > 0 {
+			pace = time.Duration(out.NextSeconds) * time.Second
 		}
 		pause(ctx, pace-rand.N(pace/10+1)) // never later than asked for
 	}
 }
 
-// beat sends one heartbeat and returns the seconds until the next.
-func (d *Daemon) beat(ctx context.Context) (int64, error) {
+// beat sends one heartbeat. A nonce makes it the answer to a check; with check the machine itself asks to be judged.
+func (d *Daemon) beat(ctx context.Context, nonce string, check bool) (api.HeartbeatResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
-	in := api.Heartbeat{Evidence: d.evidence(ctx, "", ""), Held: d.held(), Time: d.o.Now().UTC(), Run: &d.thisRun}
+	in := api.Heartbeat{Evidence: d.evidence(ctx, nonce, ""), Devices: d.deviceFacts(ctx), Held: d.held(), Time: d.o.Now().UTC(), Run: &d.thisRun, Check: check}
 	sent := d.o.Boottime() // a lease counts from here, however long the answer took
 	out, err := d.broker.Heartbeat(ctx, in)
 	if d.link.saw(err) != nil {
-		return 0, err
+		return out, err
 	}
 	d.link.pace(out.NextSeconds)
 	for _, l := range out.Leases {
 		for _, v := range d.all() {
-			v.Renew(l.RequestID, sent+time.Duration(l.Seconds)*time.Second)
+			v.Renew(l, sent+time.Duration(l.Seconds)*time.Second)
 		}
 	}
 	d.obey(out.Commands)
-	return out.NextSeconds, nil
+	return out, nil
 }
 
 func (d *Daemon) held() []api.HeldKey {
@@ -90,6 +90,8 @@ func (d *Daemon) obey(commands []api.Command) {
 			d.askFor(c)
 		case api.CommandEncrypt:
 			d.encrypt(c)
+		case api.CommandCheck:
+			d.answer(c)
 		default:
 			d.log.Warn("the broker sent a command that this agent does not know; a newer agent may", "command", c.Kind)
 		}

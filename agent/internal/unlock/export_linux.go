@@ -88,10 +88,10 @@ func (x *export) GiveUp(ctx context.Context, why string) (held bool, detail stri
 		}
 	}
 	if x.target != "" {
-		note(x.teardown(ctx, why))
+		note(x.teardown(ctx, why, api.RevokeUnmount))
 		if err := mount.Unmount(ctx, x.target, mount.UnmountOptions{Grace: x.o.Grace}); err != nil {
 			note(err)
-			notes = append(notes, x.Hold(ctx, why))
+			notes = append(notes, x.hold(ctx))
 			return true, join("still mounted, but suspended without its key", notes)
 		}
 		x.target = ""
@@ -113,9 +113,10 @@ func join(first string, notes []string) string {
 	return strings.Join(out, "; ")
 }
 
-func (x *export) teardown(ctx context.Context, why string) error {
+// teardown runs the script that ends what depends on the volume; mode tells it whether the mount goes or waits.
+func (x *export) teardown(ctx context.Context, why string, mode api.RevokeMode) error {
 	return x.o.Teardown.Run(ctx, "KEYWARD_DEVICE="+x.device.Name, "KEYWARD_DEVICE_ID="+x.device.ID,
-		"KEYWARD_MOUNT_POINT="+x.target, "KEYWARD_REASON="+why)
+		"KEYWARD_MOUNT_POINT="+x.target, "KEYWARD_REASON="+why, "KEYWARD_ACTION="+string(mode))
 }
 
 // close detaches and wipes. The key goes first from the reader's point of view: whatever detaching does afterwards, the
@@ -135,8 +136,20 @@ func (x *export) close() error {
 	return errors.Join(err, x.vol.Close(), x.disk.Close())
 }
 
-// Hold implements volume.Export. It runs no teardown: programs keep their files, and their requests wait.
-func (x *export) Hold(ctx context.Context, _ string) string {
+// Hold implements volume.Export. Programs that the teardown script leaves keep their files, and their requests wait.
+func (x *export) Hold(ctx context.Context, why string) string {
+	if x.target == "" {
+		return x.hold(ctx)
+	}
+	detail := ""
+	if err := x.teardown(ctx, why, api.RevokeSuspend); err != nil {
+		x.o.Logger.Warn("suspending a volume", "device", x.device.Name, "error", err)
+		detail = err.Error()
+	}
+	return join(detail, []string{x.hold(ctx)})
+}
+
+func (x *export) hold(ctx context.Context) string {
 	var notes []string
 	x.spare.Wipe()
 	if x.target != "" && !x.readOnly {

@@ -58,6 +58,7 @@ func (s *Service) SetTimeSettings(ctx context.Context, p tenant.Principal, in ap
 		}
 		before := row.TimeZone + ", " + row.DateFormat
 		row.TimeZone, row.DateFormat = in.TimeZone, in.DateFormat
+		row.CheckNextAt = nil // the same wall clock is another moment now
 		if err := table.Update(&row); err != nil {
 			return missing(err, "account")
 		}

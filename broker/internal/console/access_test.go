@@ -15,6 +15,7 @@ import (
 var examples = []struct{ prefix, id string }{
 	{"/instances/", "instance-1"}, {"/key-requests/", "request-1"}, {"/policies/", "policy-2"}, {"/inventory/images/", "image-1"},
 	{"/inventory/devices/", "device-3"}, {"/inventory/raid-sets/", "device-9"}, {"/admin/users/", "user-2"}, {"/admin/tokens/", "token-1"}, {"/admin/sessions/", "none"},
+	{"/notices/", "notice-1"},
 }
 
 func pathOf(r console.Route) string {

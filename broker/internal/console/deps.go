@@ -94,6 +94,16 @@ type Requests interface {
 	Deny(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
 	Revoke(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
 	AssignPolicy(ctx context.Context, p tenant.Principal, id string, in api.PolicyAssignment) error
+	Ignore(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
+
+	CheckSchedule(ctx context.Context, p tenant.Principal) (api.CheckSchedule, error)
+	SetCheckSettings(ctx context.Context, p tenant.Principal, in api.CheckSettings) error
+	// CheckNow asks a machine for fresh evidence, CheckDevice the machine of a device.
+	CheckNow(ctx context.Context, p tenant.Principal, instanceID string) (api.CheckAsked, error)
+	CheckDevice(ctx context.Context, p tenant.Principal, deviceID string) (api.CheckAsked, error)
+	// Notices are what happened by itself and nobody has put aside.
+	Notices(ctx context.Context, p tenant.Principal) (api.NoticeList, error)
+	Dismiss(ctx context.Context, p tenant.Principal, id string) error
 }
 
 // DeepSecurity is the account's connection to a Deep Security Manager.

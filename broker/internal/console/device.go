@@ -131,6 +131,9 @@ func (v *visit) devicePage(d api.Device) (ui.DevicePage, error) {
 	}
 	v.keyPart(&page, d, write && d.RAIDSetID == "" && a.CanEditKeyBits)
 	page.Buttons = v.deviceButtons(d, a)
+	if d.Status == api.DeviceInUse && v.may(rbac.IntegrityChecksRun) {
+		page.Check = "/inventory/devices/" + d.ID + "/check"
+	}
 	return page, nil
 }
 

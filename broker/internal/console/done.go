@@ -22,6 +22,9 @@ var doneMessages = map[string]ui.Flash{
 	"key-accepted":              good("The other key was accepted.", "It takes over when that machine asks again."),
 	"key-refused":               good("The other key was refused.", ""),
 	"session-ended":             good("The session was ended.", ""),
+	"checking":                  good("The machine was asked for fresh evidence.", "Its answer is judged within moments; the page shows when."),
+	"ignored":                   good("The failed check is ignored.", "The machine keeps the key until it complies again."),
+	"dismissed":                 good("Put aside.", ""),
 }
 
 func good(title, text string) ui.Flash {

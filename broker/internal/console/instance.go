@@ -45,6 +45,9 @@ func showInstance(v *visit) error {
 		}
 	}
 	page.Live = feed.TopicKeyRequests
+	if v.may(rbac.IntegrityChecksRun) {
+		page.Check = "/instances/" + i.ID + "/check"
+	}
 	if v.may(rbac.DevicesRead) {
 		for _, d := range i.Devices {
 			page.Devices = append(page.Devices, v.deviceRow(d))

@@ -27,6 +27,9 @@ func showPolicies(v *visit) error {
 	if write {
 		page.Create = &ui.Button{Text: "Add Policy", Icon: "plus", URL: "/policies/new", Primary: true}
 	}
+	if v.may(rbac.IntegritySettingsRead) {
+		page.Checks = &ui.Button{Text: "Scheduled Integrity Check Settings", Icon: "clock", URL: "/policies/checks"}
+	}
 	slices.SortStableFunc(policies, func(a, b api.Policy) int { return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)) })
 	for _, p := range policies {
 		row := ui.PolicyRow{
@@ -85,8 +88,7 @@ func deletePolicies(v *visit) error {
 }
 
 func newPolicy(v *visit) error {
-	page, err := v.policyPage(api.Policy{OnMatch: api.ActionManual, OnFailure: api.ActionManual, LeaseSeconds: 300, HeartbeatSeconds: 30,
-		RevokeMode: api.RevokeUnmount})
+	page, err := v.policyPage(api.Policy{OnMatch: api.ActionManual, OnFailure: api.ActionManual, LeaseSeconds: 300, HeartbeatSeconds: 30})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ func (v *visit) policyForm(current api.Policy) (api.Policy, map[string]string) {
 		}
 		*to = n
 	}
+	v.checkForm(&in, wrong)
 	in.ImageIDs, in.DeviceIDs = nil, nil // nil leaves the default policy's computed members alone
 	if !current.Default {
 		in.ImageIDs, in.DeviceIDs = append([]string{}, v.forms("image")...), append([]string{}, v.forms("device")...)

@@ -91,7 +91,7 @@ func (v *visit) devicePicker(p api.Policy, locked bool) (ui.Picker, error) {
 
 func actionFields(p api.Policy, locked bool) []ui.Field {
 	actions := []string{string(api.ActionApprove), "Approve", string(api.ActionManual), "Manual Approve", string(api.ActionDeny), "Deny"}
-	return []ui.Field{
+	return slices.Concat([]ui.Field{
 		{Name: "on_match", Label: "If all rules match", Type: "select", Options: options(string(p.OnMatch), actions...), Disabled: locked},
 		{Name: "approve_after_seconds", Label: "Approve by itself after", Type: "text", Value: span(p.ApproveAfterSeconds), Disabled: locked,
 			Help: "Only with Manual Approve above: a time such as 30s, 15m or 2h after which a request that matched every rule is approved if nobody acts. Empty for never."},
@@ -101,9 +101,9 @@ func actionFields(p api.Policy, locked bool) []ui.Field {
 		{Name: "heartbeat_seconds", Label: "Heartbeat", Type: "text", Value: span(p.HeartbeatSeconds), Required: true, Disabled: locked,
 			Help: "How often the machine reports and its lease is renewed; shorter than the lease."},
 		{Name: "revoke_mode", Label: "When a key is revoked", Type: "select", Disabled: locked,
-			Options: options(string(p.RevokeMode), string(api.RevokeUnmount), "Unmount the volume", string(api.RevokeSuspend), "Suspend: requests wait until the key is granted again"),
+			Options: options(string(p.RevokeMode), "", "As fits: suspend if a check may take the key, else unmount", string(api.RevokeUnmount), "Unmount the volume", string(api.RevokeSuspend), "Suspend: requests wait until the key is granted again"),
 			Help:    "Either way programs that are writing may lose what they have not written yet; suspending keeps the file system consistent."},
-	}
+	}, checkFields(p, locked))
 }
 
 func factOf(facts []policy.FactInfo, name api.FactName) (policy.FactInfo, bool) {

@@ -78,6 +78,12 @@ func (v *visit) openActions(page *ui.KeyRequestPage, r api.KeyRequestDetail) err
 		page.Closed = "This request is decided and cannot be decided again. A delivered key can only be revoked."
 		if v.may(rbac.KeyRequestsRevoke) {
 			page.Revoke = &ui.Button{Text: "Revoke", Icon: "lock", URL: "/key-requests/" + r.RequestID + "/revoke", Dialog: true, Danger: true}
+			if r.Status == api.KeyRevokePending {
+				page.Ignore = &ui.Button{Text: "Ignore", Icon: "eye", URL: "/key-requests/" + r.RequestID + "/ignore", Dialog: true}
+			}
+		}
+		if v.may(rbac.IntegrityChecksRun) {
+			page.Check = "/key-requests/" + r.RequestID + "/check"
 		}
 	default:
 		page.Closed = "This request is read-only: nothing is left to decide."
@@ -168,6 +174,7 @@ func (v *visit) requestFacts(r api.KeyRequestDetail) []ui.Pair {
 	if len(r.MayApprove) > 0 {
 		pairs = append(pairs, ui.Pair{Label: "May approve", Value: approverNames(r.MayApprove)})
 	}
+	pairs = append(pairs, v.checkPairs(r)...)
 	if r.LeaseExpiresAt != nil {
 		pairs = append(pairs, ui.Pair{Label: "Lease ends", Value: v.exact(r.LeaseExpiresAt)})
 	}

@@ -49,7 +49,16 @@ func Routes() []Route {
 		{get, "/key-requests/:id/revoke", rbac.KeyRequestsRevoke, askRevoke},
 		{post, "/key-requests/:id/revoke", rbac.KeyRequestsRevoke, revokeRequest},
 
+		{get, "/key-requests/:id/ignore", rbac.KeyRequestsRevoke, askIgnore},
+		{post, "/key-requests/:id/ignore", rbac.KeyRequestsRevoke, ignoreRequest},
+		{post, "/key-requests/:id/check", rbac.IntegrityChecksRun, checkRequest},
+		{post, "/instances/:id/check", rbac.IntegrityChecksRun, checkInstance},
+		{post, "/inventory/devices/:id/check", rbac.IntegrityChecksRun, checkDevice},
+		{post, "/notices/:id/dismiss", rbac.KeyRequestsDecide, dismissNotice},
+
 		{get, "/policies", rbac.PoliciesRead, showPolicies},
+		{get, "/policies/checks", rbac.IntegritySettingsRead, showChecks},
+		{post, "/policies/checks", rbac.IntegritySettingsWrite, saveChecks},
 		{get, "/policies/new", rbac.PoliciesWrite, newPolicy},
 		{post, "/policies/new", rbac.PoliciesWrite, savePolicy},
 		{get, "/policies/delete", rbac.PoliciesWrite, askDeletePolicies},

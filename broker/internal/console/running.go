@@ -49,6 +49,10 @@ func showRunning(v *visit) error {
 		}
 		model.Chips = append(model.Chips, chip)
 	}
+	var err error
+	if model.Notices, err = v.notices(); err != nil {
+		return err
+	}
 	list, err := v.Requests.List(v.ctx, v.p, filter)
 	if err != nil {
 		return err
@@ -74,7 +78,9 @@ func showRunning(v *visit) error {
 }
 
 func (v *visit) requestRow(r api.RunningInstance) ui.RequestRow {
+	keyAge, checked := v.rowAges(r)
 	return ui.RequestRow{
+		KeyAge: keyAge, Checked: checked, Overdue: r.CheckOverdue,
 		ID: r.RequestID, Number: r.Number, Key: ui.KeyBadge(string(r.Status)), Integrity: ui.IntegrityBadge(string(r.Integrity)),
 		Unknown: ui.IntegrityReason(string(r.Integrity)), URL: "/key-requests/" + r.RequestID,
 		Device:   v.link(rbac.DevicesRead, r.DeviceName, "/inventory/devices/", r.DeviceID),

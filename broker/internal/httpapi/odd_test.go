@@ -23,7 +23,7 @@ func TestRoutes_oddIdentifiersAreNotFaults(t *testing.T) {
 		c, m := r.browser(), r.browser(b.cert)
 		for _, odd := range []string{"\x00", "a\x00b", "\xff\xfe", "'; DROP TABLE devices; --", "..", "%", strings.Repeat("x", 64)} {
 			ids := map[string]string{}
-			for _, word := range []string{"devices", "spare", "policies", "images", "instances", "key-requests", "raid-sets", "users", "sessions", "enrolment-tokens", "jobs"} {
+			for _, word := range []string{"devices", "spare", "policies", "images", "instances", "key-requests", "raid-sets", "users", "sessions", "enrolment-tokens", "notices", "jobs"} {
 				ids[word] = url.PathEscape(odd)
 			}
 			inBody := map[string]string{}

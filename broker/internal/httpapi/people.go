@@ -29,6 +29,7 @@ type PeopleDeps struct {
 // RegisterPeople registers those routes under /api/v1. Accounts, users and the audit log are registered on their own.
 func RegisterPeople(r *Router, d PeopleDeps) {
 	registerRequests(r, d)
+	registerChecks(r, d)
 	registerPolicies(r, d)
 	registerPreviews(r, d)
 	registerImages(r, d)

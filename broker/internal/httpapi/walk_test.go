@@ -12,6 +12,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/httpapi"
+	"keyward/broker/internal/store"
 	"keyward/rbac"
 )
 
@@ -71,6 +72,7 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /agent/v1/devices/{id}/import-offer":       api.ImportOfferRequest{Nonce: "x"},
 		"POST /agent/v1/devices/{id}/import": api.ImportKey{Nonce: "x", EncapsulatedKey: []byte{1}, SealedKey: []byte{1},
 			Volume: api.VolumeRecord{Cipher: api.CipherXTS, KeyBits: 256, DigestSalt: []byte{1}, Digest: []byte{1}, HeaderHash: []byte{1}}},
+		"PUT /api/v1/integrity-settings": api.CheckSettings{Schedule: "daily", Time: "03:00", RetrySeconds: 3600},
 	}
 }
 
@@ -143,7 +145,18 @@ func furnish(o *org) (map[string]string, *box, *asked) {
 	}
 	token := must[api.EnrolmentTokenInfo](o.t)(o.admin.CreateToken(ctx, api.EnrolmentTokenWrite{Uses: 1, ExpireSeconds: 3600}))
 	return map[string]string{"devices": d.ID, "spare": raid["spare"].ID, "policies": p.ID, "images": d.ImageID, "instances": b.id, "key-requests": a.ID,
-		"raid-sets": set.ID, "users": users[0].ID, "sessions": sessions[0].ID, "enrolment-tokens": token.ID, "jobs": b.command(api.CommandEncrypt).JobID}, b, a
+		"raid-sets": set.ID, "users": users[0].ID, "sessions": sessions[0].ID, "enrolment-tokens": token.ID, "notices": notice(o, a), "jobs": b.command(api.CommandEncrypt).JobID}, b, a
+}
+
+// notice keeps a message about a request, as a failed check would.
+func notice(o *org, a *asked) string {
+	o.t.Helper()
+	n := store.Notice{Kind: "integrity-failed", RequestID: a.ID, InstanceID: a.box.id, DeviceID: a.DeviceID, Text: "The integrity check failed."}
+	err := o.store.Tx(o.t.Context(), func(tx *store.Tx) error { return store.In[store.Notice](tx.Tenant(o.id)).Insert(&n) })
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return n.ID
 }
 
 func fillIn(t *testing.T, path string, ids map[string]string) string {
@@ -169,7 +182,7 @@ func TestRoutes_everyRoleOnEveryRoute(t *testing.T) {
 		}
 		c := r.browser()
 		none := map[string]string{}
-		for _, word := range []string{"devices", "policies", "images", "instances", "key-requests", "raid-sets", "users", "sessions", "enrolment-tokens"} {
+		for _, word := range []string{"devices", "policies", "images", "instances", "key-requests", "raid-sets", "users", "sessions", "enrolment-tokens", "notices"} {
 			none[word] = "0197f1f0-0000-7000-8000-000000000000"
 		}
 		form := bodies(none)

@@ -308,9 +308,8 @@ func former(r store.KeyRequest, policyID string, now api.Verdict, at time.Time) 
 	if r.Status != api.KeyDelivered || r.PolicyID != policyID || r.LeaseExpiresAt == nil || !r.LeaseExpiresAt.After(at) {
 		return nil
 	}
-	before := failedRules(r.Verdict)
 	for _, rule := range failedRules(now) {
-		if !slices.Contains(before, rule) {
+		if !slices.Contains(r.Accepted, rule) {
 			return nil
 		}
 	}
@@ -321,11 +320,13 @@ func failedRules(v api.Verdict) []string {
 	var out []string
 	for _, f := range v.Findings {
 		if f.Status == api.RuleFailed {
-			out = append(out, string(f.Fact)+" "+f.Subject+" "+f.Condition)
+			out = append(out, ruleName(f))
 		}
 	}
 	return out
 }
+
+func ruleName(f api.Finding) string { return string(f.Fact) + " " + f.Subject + " " + f.Condition }
 
 func withinLeaseTaken(res Result) bool {
 	return slices.ContainsFunc(res.Effects, func(e Effect) bool {

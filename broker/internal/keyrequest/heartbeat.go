@@ -14,12 +14,12 @@ import (
 	"keyward/broker/internal/tenant"
 )
 
-// maxHeld bounds the held keys of one heartbeat.
+// maxHeld bounds the held keys and the devices of one heartbeat.
 const maxHeld = 4096
 
 // Heartbeat notes that a machine lives, renews the leases of the keys that it rightly holds, and tells it what to do.
 func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Heartbeat) (api.HeartbeatResponse, error) {
-	if err := checkEvidence(in.Evidence); err != nil {
+	if err := checkHeartbeat(in); err != nil {
 		return api.HeartbeatResponse{}, err
 	}
 	if len(in.Held) > maxHeld {
@@ -35,16 +35,23 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 		if err != nil {
 			return err
 		}
-		returned := inst.Missing
+		before := inst
 		if err := s.meet(t, p, &inst, in.Run); err != nil {
 			return err
 		}
 		inst.Evidence = in.Evidence
+		why, err := occasionOf(t, &inst, in)
+		if err != nil {
+			return err
+		}
 		if err := inventory.Seen(t, p, &inst); err != nil {
 			return err
 		}
 		out = api.HeartbeatResponse{Leases: []api.Lease{}, Time: t.Now()}
-		if out.NextSeconds, err = heartbeatSeconds(t, p.Instance); err != nil {
+		if out.Checked, err = s.judge(t, p, before, in, why); err != nil {
+			return err
+		}
+		if out.NextSeconds, _, err = paces(t, p.Instance); err != nil {
 			return err
 		}
 		strays, err := s.renew(t, p, in.Held, &out)
@@ -59,7 +66,7 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 				out.Commands = append(out.Commands, c)
 			}
 		}
-		if returned {
+		if before.Missing || before.CheckAskedAt != nil && inst.CheckAskedAt == nil {
 			t.AfterCommit(func() { s.Feed.Publish(p.AccountID, feed.TopicInstances, feed.TopicKeyRequests) })
 		}
 		return nil
@@ -101,18 +108,25 @@ func (s *Service) renew(t *store.Tenant, p tenant.Principal, held []api.HeldKey,
 		if err := store.In[store.KeyRequest](t).Update(&r); err != nil {
 			return nil, err
 		}
-		out.Leases = append(out.Leases, api.Lease{RequestID: r.ID, Seconds: pol.LeaseSeconds})
+		lease := api.Lease{RequestID: r.ID, Seconds: pol.LeaseSeconds, Status: r.Status, Integrity: r.Integrity}
+		if r.Integrity == api.IntegrityFailed {
+			lease.Reason = r.Reason
+		}
+		if r.Status == api.KeyRevokePending {
+			lease.RevokeAt = r.RevokeDueAt
+		}
+		out.Leases = append(out.Leases, lease)
 	}
 	return strays, nil
 }
 
-// heartbeatSeconds is the smallest heartbeat of the policies of a machine's devices.
-func heartbeatSeconds(t *store.Tenant, instanceID string) (int64, error) {
+// paces are the smallest heartbeat of the policies of a machine's devices, in seconds, and the shortest silence after
+// which it is missing.
+func paces(t *store.Tenant, instanceID string) (beat int64, silence time.Duration, err error) {
 	devices, err := inventory.SightedDevices(t, instanceID)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	least := int64(0)
 	seen := map[string]bool{}
 	for _, d := range devices {
 		if seen[d.PolicyID] {
@@ -121,20 +135,31 @@ func heartbeatSeconds(t *store.Tenant, instanceID string) (int64, error) {
 		seen[d.PolicyID] = true
 		pol, err := policyOf(t, d.PolicyID)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		if least == 0 || pol.HeartbeatSeconds < least {
-			least = pol.HeartbeatSeconds
+		if beat == 0 || pol.HeartbeatSeconds < beat {
+			beat = pol.HeartbeatSeconds
+		}
+		if own := silenceOf(pol); silence == 0 || own < silence {
+			silence = own
 		}
 	}
-	if least > 0 {
-		return least, nil
+	if beat > 0 {
+		return beat, silence, nil
 	}
 	pol, err := policyOf(t, "")
 	if errors.Is(err, store.ErrNotFound) {
-		return 30, nil // no policy yet, so no device either
+		return 30, 90 * time.Second, nil // no policy yet, so no device either
 	}
-	return pol.HeartbeatSeconds, err
+	return pol.HeartbeatSeconds, silenceOf(pol), err
+}
+
+// silenceOf is how long a policy lets a machine be silent before it is missing.
+func silenceOf(pol store.Policy) time.Duration {
+	if pol.MissingAfterSeconds > 0 {
+		return max(seconds(pol.MissingAfterSeconds), minSilence)
+	}
+	return max(3*seconds(pol.HeartbeatSeconds), minSilence)
 }
 
 // toldList is a command list that an instance has been told.
@@ -185,11 +210,11 @@ func (s *Service) news(instanceID string, list []api.Command) bool {
 
 func sameCommands(a, b []api.Command) bool {
 	return slices.EqualFunc(a, b, func(x, y api.Command) bool {
-		return x.Kind == y.Kind && x.JobID == y.JobID && x.RequestID == y.RequestID && x.DeviceID == y.DeviceID && x.Mode == y.Mode
+		return x.Kind == y.Kind && x.JobID == y.JobID && x.RequestID == y.RequestID && x.DeviceID == y.DeviceID && x.Mode == y.Mode && x.Nonce == y.Nonce
 	})
 }
 
-// commands lists jobs and revocations of a machine.
+// commands lists revocations, checks and jobs of a machine.
 func (s *Service) commands(t *store.Tenant, instanceID string) ([]api.Command, error) {
 	out := []api.Command{}
 	revoking, err := store.In[store.KeyRequest](t).List(store.Eq("instance_id", instanceID), store.Eq("status", api.KeyRevoking))
@@ -199,6 +224,11 @@ func (s *Service) commands(t *store.Tenant, instanceID string) ([]api.Command, e
 	for _, r := range revoking {
 		out = append(out, api.Command{Kind: api.CommandRevoke, RequestID: r.ID, DeviceID: r.DeviceID, Mode: r.RevokeMode, Reason: r.Reason})
 	}
+	checks, err := checkCommands(t, instanceID)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, checks...)
 	if s.Jobs == nil {
 		return out, nil
 	}

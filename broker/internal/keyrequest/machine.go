@@ -43,6 +43,7 @@ const (
 	EventInstanceMissing Event = "instance-missing"  // no heartbeat for too long
 	EventExpired         Event = "expired"           // too old
 	EventSuperseded      Event = "superseded"        // the same instance asks anew for the same device
+	EventCheckOverdue    Event = "check-overdue"     // the machine has not answered a scheduled check
 )
 
 // CheckAction is what a policy does when a later appraisal fails.
@@ -73,6 +74,9 @@ type Ctx struct {
 	TimerDue bool
 	// Enough is true when this person's approval is the last that the policy needs, with approved.
 	Enough bool
+	// Accepted is true, with check-failed and check-passed, when every rule that fails now failed too when the key was
+	// approved: who approved knew of it.
+	Accepted bool
 	// OnCheckFailed is the policy's action, needed with check-failed.
 	OnCheckFailed CheckAction
 	// ScheduledChecks is true when the policy re-grants keys to instances that comply again.

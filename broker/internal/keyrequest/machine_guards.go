@@ -35,7 +35,12 @@ var (
 	ratedGood   = machine.When("integrity Good", func(in input) bool { return in.Integrity == api.IntegrityGood })
 
 	nowGood = machine.When("a verdict of Good", func(in input) bool { return in.Verdict.Integrity == api.IntegrityGood })
-	nowBad  = machine.When("a verdict of Bad", func(in input) bool { return in.Verdict.Integrity == api.IntegrityBad })
+	nowBad  = machine.When("a verdict of Bad for more than was accepted", func(in input) bool {
+		return in.Verdict.Integrity == api.IntegrityBad && !in.Accepted
+	})
+	complies = machine.When("a verdict of Good, or Bad for what was accepted", func(in input) bool {
+		return in.Verdict.Integrity == api.IntegrityGood || in.Verdict.Integrity == api.IntegrityBad && in.Accepted
+	})
 
 	rechecks   = machine.When("scheduled checks that re-grant", func(in input) bool { return in.ScheduledChecks })
 	mayGrant   = machine.When("no denial or revocation by a person or quarantine since the last approval by a person", func(in input) bool { return in.PolicyDecides })

@@ -32,6 +32,7 @@ func drawCtx(t *rapid.T) Ctx {
 		TimerDue:        rapid.Bool().Draw(t, "timer due"),
 		OnCheckFailed:   rapid.SampledFrom([]CheckAction{CheckNotify, CheckRevoke, CheckPostpone, ""}).Draw(t, "on check failed"),
 		ScheduledChecks: rapid.Bool().Draw(t, "scheduled checks"),
+		Accepted:        rapid.Bool().Draw(t, "accepted"),
 	}
 	if rapid.Bool().Draw(t, "has former") {
 		c.Former = &State{rapid.SampledFrom(columns).Draw(t, "former status"), rapid.SampledFrom([]api.Integrity{api.IntegrityGood, api.IntegrityBad,

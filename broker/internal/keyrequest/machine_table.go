@@ -106,10 +106,12 @@ var checks = []row{
 	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, revokes}, api.KeyPending, effects{record("integrity.failed"), tell("approval-needed")}),
 	on(states{api.KeyApproved}, EventCheckFailed, guards{nowBad, postpones}, api.KeyPending, effects{record("integrity.failed"), tell("approval-needed")}),
 
-	on(states{api.KeyDelivered}, EventCheckPassed, guards{nowGood, wasFailed}, stay, effects{record("integrity.restored")}),
-	on(states{api.KeyDelivered, api.KeyApproved}, EventCheckPassed, guards{nowGood}, stay, nil),
-	on(states{api.KeyRevokePending}, EventCheckPassed, guards{nowGood}, api.KeyDelivered, effects{do(EffectDisarmRevoke), record("integrity.restored")}),
-	on(states{api.KeyRevokeIgnored}, EventCheckPassed, guards{nowGood}, api.KeyDelivered, effects{record("integrity.restored")}),
+	on(states{api.KeyDelivered}, EventCheckPassed, guards{complies, wasFailed}, stay, effects{record("integrity.restored")}),
+	on(states{api.KeyDelivered, api.KeyApproved}, EventCheckPassed, guards{complies}, stay, nil),
+	on(states{api.KeyRevokePending}, EventCheckPassed, guards{complies}, api.KeyDelivered, effects{do(EffectDisarmRevoke), record("integrity.restored")}),
+	on(states{api.KeyRevokeIgnored}, EventCheckPassed, guards{complies}, api.KeyDelivered, effects{record("integrity.restored")}),
+	// What no answer says is for people to judge; the lease runs on with the machine's heartbeats.
+	on(holding, EventCheckOverdue, nil, stay, effects{record("integrity.check-overdue"), tell("check-overdue")}),
 	on(states{api.KeyRevokePending}, EventIgnored, nil, api.KeyRevokeIgnored, effects{do(EffectDisarmRevoke), record("key-request.revoke-ignored")}),
 	on(states{api.KeyRevokePending}, EventDue, nil, api.KeyRevoking, slices.Concat(take, effects{record("key-request.revoking")})),
 }
@@ -139,7 +141,7 @@ var endings = []row{
 	on(append(waiting[:2:2], api.KeyRevoked), EventExpired, nil, api.KeyExpired, effects{do(EffectDisarmTimer), record("key-request.expired"), do(EffectClose)}),
 	on(append(waiting[:2:2], api.KeyRevoked), EventInstanceMissing, nil, api.KeyExpired, effects{do(EffectDisarmTimer), record("key-request.expired"), do(EffectClose)}),
 	// The key stays out until its lease ends; both sides know when.
-	on(append(holding[:3:3], api.KeyRevoking), EventInstanceMissing, nil, stay, effects{record("instance.missing"), tell("instance-missing")}),
+	on(append(holding[:3:3], api.KeyRevoking), EventInstanceMissing, nil, stay, effects{record("key.machine-missing"), tell("instance-missing")}),
 	on(append(waiting[:2:2], api.KeyRevoked), EventSuperseded, nil, api.KeyExpired, effects{do(EffectDisarmTimer), record("key-request.superseded"), do(EffectClose)}),
 	on(holding, EventSuperseded, nil, api.KeyExpired, slices.Concat(gone, effects{do(EffectDisarmRevoke), record("key-request.superseded"), do(EffectClose)})),
 	on(states{api.KeyRevoking}, EventSuperseded, nil, api.KeyRevoked, slices.Concat(gone, effects{record("key-request.superseded")})),
@@ -181,4 +183,5 @@ var help = map[Event]string{
 	EventInstanceMissing: "the request is over",
 	EventExpired:         "a delivered key ends with its lease, and the request is not over by itself",
 	EventSuperseded:      "the request is over",
+	EventCheckOverdue:    "only a delivered key is checked",
 }

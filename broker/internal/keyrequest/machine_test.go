@@ -76,6 +76,9 @@ check-failed good revoke     .    .    .    .    .    .    .    .    .    .    .
 check-failed unknown revoke  .    .    .    .    .    .    .    .    .    .    .
 check-passed good            .    .    Appr Deli .    Deli Deli .    .    .    .
 check-passed bad             .    .    .    .    .    .    .    .    .    .    .
+check-passed bad accepted    .    .    Appr Deli .    Deli Deli .    .    .    .
+check-failed bad accepted revoke .    .    .    .    .    .    .    .    .    .    .
+check-overdue                .    .    .    Deli .    RevP RevI .    .    .    .
 check-passed unknown         .    .    .    .    .    .    .    .    .    .    .
 ignored                      .    .    .    .    .    RevI .    .    .    .    .
 due                          .    .    .    .    .    Rvkg .    .    .    .    .
@@ -114,6 +117,8 @@ func circumstance(t testing.TB, word string, s *State, c *Ctx) {
 		c.Enough = true
 	case "due":
 		c.TimerDue = true
+	case "accepted":
+		c.Accepted = true
 	case "rechecks":
 		c.ScheduledChecks = true
 	case "notify", "revoke", "postpone":

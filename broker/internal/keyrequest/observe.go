@@ -71,6 +71,22 @@ func checkEvidence(e api.Evidence) error {
 	return nil
 }
 
+// checkHeartbeat bounds what a machine says in a heartbeat.
+func checkHeartbeat(in api.Heartbeat) error {
+	if len(in.Devices) > maxHeld {
+		return problem.Invalid("devices", "are more than a machine can have")
+	}
+	if err := checkEvidence(in.Evidence); err != nil {
+		return err
+	}
+	for _, d := range in.Devices {
+		if err := checkEvidence(api.Evidence{Facts: d.Facts}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // plain accepts UTF-8 without control characters but line ends and tabs, as user data has them.
 func plain(text string, most int) bool {
 	return len(text) <= most && utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {

@@ -95,7 +95,7 @@ func alive(t *store.Tenant, inst store.Instance, held store.KeyRequest) (string,
 	if i < 0 || inst.FormerRuns[i].BootID == inst.BootID {
 		return "", nil
 	}
-	beat, err := heartbeatSeconds(t, inst.ID)
+	beat, _, err := paces(t, inst.ID)
 	if err != nil {
 		return "", err
 	}

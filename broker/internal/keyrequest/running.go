@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/inventory"
@@ -24,6 +25,9 @@ type Filter struct {
 type names struct {
 	devices, images, policies map[string]string
 	instances                 map[string]store.Instance
+	checks                    map[string]store.Policy // policies with checks enabled
+	asked                     *time.Time              // the account's last scheduled check
+	now                       time.Time
 }
 
 // List returns the newest request of every device on every running machine, newest first, and the counters of the page.
@@ -77,7 +81,7 @@ func (s *Service) List(ctx context.Context, p tenant.Principal, f Filter) (api.R
 // current lists the newest request of every pair of device and machine, newest first.
 func current(t *store.Tenant, expired bool) ([]store.KeyRequest, error) {
 	// Without verdict and evidence, which are large.
-	filters := []store.Filter{store.Desc("number"), store.Only("id", "number", "status", "integrity", "device_id", "image_id", "instance_id", "policy_id", "created_at")}
+	filters := []store.Filter{store.Desc("number"), store.Only("id", "number", "status", "integrity", "device_id", "image_id", "instance_id", "policy_id", "created_at", "status_at", "checked_at", "revoke_due_at")}
 	if !expired {
 		filters = append(filters, store.Ne("status", api.KeyExpired))
 	}
@@ -137,7 +141,15 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.K
 			return err
 		}
 		out = api.KeyRequestDetail{RunningInstance: row, Verdict: r.Verdict, Reason: r.Reason, DecidedBy: r.DecidedBy,
-			DecidedAt: r.DecidedAt, LeaseExpiresAt: r.LeaseExpiresAt, RevokeDueAt: r.RevokeDueAt, History: []api.KeyRequestEvent{}}
+			DecidedAt: r.DecidedAt, LeaseExpiresAt: r.LeaseExpiresAt, RevokeDueAt: r.RevokeDueAt, RetryUntil: r.RetryUntil, History: []api.KeyRequestEvent{}}
+		pol, err := policyOf(t, r.PolicyID)
+		if err != nil {
+			return err
+		}
+		out.LeaseSeconds, out.HeartbeatSeconds, out.RevokeMode = pol.LeaseSeconds, pol.HeartbeatSeconds, pol.RevokeMode
+		if i := n.instances[r.InstanceID]; KeyOut(r.Status) {
+			out.CheckAskedAt = i.CheckAskedAt
+		}
 		if r.Status != api.KeyRevokePending {
 			out.RevokeDueAt = nil // then it is the broker's own alarm
 		}
@@ -206,10 +218,19 @@ func namesOf(t *store.Tenant) (names, error) {
 	for _, p := range policies {
 		n.policies[p.ID] = p.Name
 	}
-	instances, err := store.In[store.Instance](t).List(store.Only("id", "host_name", "provider", "missing"))
+	instances, err := store.In[store.Instance](t).List(store.Only("id", "host_name", "provider", "missing", "check_asked_at"))
+	if err != nil {
+		return n, err
+	}
 	for _, i := range instances {
 		n.instances[i.ID] = i
 	}
+	acc, err := store.Global[store.Account](t.Tx()).Get(t.AccountID())
+	if err != nil {
+		return n, err
+	}
+	n.now, n.asked = t.Now(), acc.CheckAskedAt
+	n.checks, err = checkedPolicies(t)
 	return n, err
 }
 
@@ -220,9 +241,26 @@ func (n names) row(t *store.Tenant, r store.KeyRequest) (api.RunningInstance, er
 	if device == "" {
 		device = "(deleted device)"
 	}
-	return api.RunningInstance{RequestID: r.ID, Number: r.Number, Status: r.Status, Integrity: r.Integrity, DeviceID: r.DeviceID,
+	row := api.RunningInstance{RequestID: r.ID, Number: r.Number, Status: r.Status, Integrity: r.Integrity, DeviceID: r.DeviceID,
 		DeviceName: device, ImageID: r.ImageID, ImageName: n.images[r.ImageID], InstanceID: r.InstanceID, InstanceName: inst.HostName,
-		Provider: inst.Provider, PolicyID: r.PolicyID, PolicyName: n.policies[r.PolicyID], RequestedAt: r.CreatedAt, Version: v}, err
+		Provider: inst.Provider, PolicyID: r.PolicyID, PolicyName: n.policies[r.PolicyID], RequestedAt: r.CreatedAt, Version: v,
+		Since: r.StatusAt, CheckedAt: r.CheckedAt, CheckOverdue: n.overdue(r, inst)}
+	if r.Status == api.KeyRevokePending {
+		row.RevokeAt = r.RevokeDueAt
+	}
+	return row, err
+}
+
+// overdue says whether a check of a delivered key has gone unanswered.
+func (n names) overdue(r store.KeyRequest, inst store.Instance) bool {
+	if !LeaseRenewed(r.Status) {
+		return false
+	}
+	pol, enabled := n.checks[r.PolicyID]
+	if inst.CheckAskedAt != nil && overdue(n.now, *inst.CheckAskedAt, pol) {
+		return true
+	}
+	return enabled && n.asked != nil && r.CheckedAt != nil && r.CheckedAt.Before(*n.asked) && overdue(n.now, *n.asked, pol)
 }
 
 func page[T any](rows []T, n, size int) []T {

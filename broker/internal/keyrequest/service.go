@@ -102,6 +102,9 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest,
 	if err := s.carryOut(t, p, r, c, res.Effects); err != nil {
 		return res, err
 	}
+	if err := settle(t, r, from, c); err != nil {
+		return res, err
+	}
 	requests := store.In[store.KeyRequest](t)
 	if r.ID == "" {
 		err = requests.Insert(r)
@@ -118,10 +121,14 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest,
 		return res, err
 	}
 	for _, e := range res.Effects {
-		if e.Kind != "audit" {
-			continue
+		var err error
+		switch e.Kind {
+		case "audit":
+			err = audit.Append(t, s.record(p, r, e.Name, c))
+		case "notify":
+			err = s.tell(t, r, e.Name)
 		}
-		if err := audit.Append(t, s.record(p, r, e.Name, c)); err != nil {
+		if err != nil {
 			return res, err
 		}
 	}
@@ -189,6 +196,13 @@ func (s *Service) carryOut(t *store.Tenant, p tenant.Principal, r *store.KeyRequ
 			r.ApproveAt = &at
 		case EffectDisarmTimer:
 			r.ApproveAt = nil
+		case EffectArmRevoke:
+			pol, err := policyOf(t, r.PolicyID)
+			if err != nil {
+				return err
+			}
+			due := now.Add(seconds(pol.PostponeSeconds))
+			r.RevokeDueAt = &due
 		case EffectDisarmRevoke:
 			r.RevokeDueAt = nil
 		case EffectMarkMounted:

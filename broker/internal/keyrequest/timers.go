@@ -30,6 +30,9 @@ const textGone = "The device was unconfigured or deleted since the request."
 // nobody collected or decided, machines that fell silent. It is called every second; each change is a transaction of its
 // own that looks again, so several brokers may do it at once and none of them twice.
 func (s *Service) Tick(ctx context.Context) error {
+	if err := s.schedules(ctx); err != nil {
+		return err
+	}
 	var found []due
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		found = found[:0]
@@ -46,8 +49,11 @@ func (s *Service) Tick(ctx context.Context) error {
 	for _, f := range found {
 		err := s.Store.Tx(ctx, func(tx *store.Tx) error {
 			t := tx.Tenant(f.account)
-			if f.event == "" {
+			switch f.event {
+			case "":
 				return s.missing(t, f.id)
+			case EventCheckOverdue:
+				return s.missedCheck(t, f)
 			}
 			return s.fire(t, f)
 		})
@@ -60,7 +66,7 @@ func (s *Service) Tick(ctx context.Context) error {
 
 func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	requests := store.In[store.KeyRequest](t)
-	part := store.Only("id", "status", "device_id", "approve_at", "lease_expires_at", "revoke_due_at", "expires_at", "created_at", "updated_at")
+	part := store.Only("id", "status", "device_id", "approve_at", "lease_expires_at", "revoke_due_at", "expires_at", "created_at", "updated_at", "retry_until")
 	var out []due
 	seen := map[string]bool{}
 	for _, late := range dueFilters(t.Now()) {
@@ -93,6 +99,11 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	for _, id := range gone {
 		out = append(out, due{t.AccountID(), id, EventExpired, textGone})
 	}
+	late, err := lateChecks(t)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, late...)
 	least, err := leastSilence(t)
 	if err != nil {
 		return nil, err
@@ -122,6 +133,7 @@ func dueFilters(now time.Time) [][]store.Filter {
 		{passed("lease_expires_at", now.Add(-LeaseMargin))},
 		{passed("approve_at", now)},
 		{passed("revoke_due_at", now)},
+		{passed("retry_until", now), store.Eq("status", api.KeyRevoked)},
 		{store.Eq("status", api.KeyPending), passed("expires_at", now)},
 		{store.Eq("status", api.KeyPending), store.IsNull("expires_at"), passed("created_at", now.Add(-pendingLife))},
 		{store.Eq("status", api.KeyApproved), passed("updated_at", now.Add(-approvedLife))},
@@ -131,14 +143,14 @@ func dueFilters(now time.Time) [][]store.Filter {
 // leastSilence is the shortest silence after which any machine of the account can be missing: only those that were
 // silent for so long are looked at one by one.
 func leastSilence(t *store.Tenant) (time.Duration, error) {
-	policies, err := store.In[store.Policy](t).List(store.Only("heartbeat_seconds"))
-	least := int64(0)
+	policies, err := store.In[store.Policy](t).List(store.Only("heartbeat_seconds", "missing_after_seconds"))
+	least := time.Duration(0)
 	for _, p := range policies {
-		if least == 0 || p.HeartbeatSeconds < least {
-			least = p.HeartbeatSeconds
+		if own := silenceOf(p); least == 0 || own < least {
+			least = own
 		}
 	}
-	return max(3*seconds(least), minSilence), err
+	return max(least, minSilence), err
 }
 
 // withoutVolume lists the requests that wait for a key which is no more.
@@ -177,6 +189,8 @@ func dueEvent(now time.Time, r store.KeyRequest) Event {
 		return EventDue
 	case r.Status == api.KeyRevoking && passed(r.RevokeDueAt):
 		return EventOverdue
+	case r.Status == api.KeyRevoked && passed(r.RetryUntil):
+		return EventPeriodOver
 	case r.Status == api.KeyPending && (passed(r.ExpiresAt) || r.ExpiresAt == nil && !r.CreatedAt.Add(pendingLife).After(now)):
 		return EventExpired
 	case r.Status == api.KeyApproved && !r.UpdatedAt.Add(approvedLife).After(now):
@@ -187,11 +201,13 @@ func dueEvent(now time.Time, r store.KeyRequest) Event {
 
 // reasons are what people read of what time did.
 var reasons = map[Event]string{
-	EventLeaseEnded: "The lease ended without contact; the machine has given the key up by itself.",
-	EventTimer:      "Approved by itself: every rule matched and nobody acted in time.",
-	EventDue:        "The grace period of the failed check is over.",
-	EventOverdue:    "The machine has not confirmed the revocation yet; its lease ends in any case.",
-	EventExpired:    "Nobody decided on the request, or the machine did not collect the key in time.",
+	EventLeaseEnded:   "The lease ended without contact; the machine has given the key up by itself.",
+	EventTimer:        "Approved by itself: every rule matched and nobody acted in time.",
+	EventDue:          "The grace period of the failed check is over.",
+	EventOverdue:      "The machine has not confirmed the revocation yet; its lease ends in any case.",
+	EventPeriodOver:   "The machine has not complied again within the period for key request attempts.",
+	EventCheckOverdue: "The machine has not answered the scheduled integrity check.",
+	EventExpired:      "Nobody decided on the request, or the machine did not collect the key in time.",
 }
 
 // fire looks again, within the transaction, whether the time has come.
@@ -242,17 +258,18 @@ func (s *Service) lookAgain(t *store.Tenant, r store.KeyRequest) error {
 // minSilence is the shortest silence after which a machine is missing.
 const minSilence = 15 * time.Second
 
-// silent says that a machine has been without contact for three heartbeats, all of which this broker could have heard.
+// silent says that a machine has been without contact for longer than its policies allow, and that this broker could have
+// heard it.
 func (s *Service) silent(t *store.Tenant, i store.Instance) (bool, error) {
 	if i.Missing || i.LastSeenAt == nil {
 		return false, nil
 	}
-	beat, err := heartbeatSeconds(t, i.ID)
+	_, silence, err := paces(t, i.ID)
 	heard := *i.LastSeenAt
 	if s.began.After(heard) {
 		heard = s.began
 	}
-	return t.Now().Sub(heard) > max(3*seconds(beat), minSilence), err
+	return t.Now().Sub(heard) > silence, err
 }
 
 // missing takes a machine that fell silent off the running ones. Keys that it holds stay out until their lease ends.
@@ -275,11 +292,12 @@ func (s *Service) missing(t *store.Tenant, id string) error {
 		Detail: map[string]string{"host_name": i.HostName, "last_seen": i.LastSeenAt.UTC().Format(time.RFC3339)}}); err != nil {
 		return err
 	}
-	waiting, err := store.In[store.KeyRequest](t).List(store.Eq("instance_id", id), store.OneOf("status", []api.KeyStatus{api.KeyPending, api.KeyApproved}))
+	// What was taken waits for its period to end, also while the machine is away.
+	open, err := store.In[store.KeyRequest](t).List(store.Eq("instance_id", id), store.OneOf("status", append(underCheck(), api.KeyRevoking)))
 	if err != nil {
 		return err
 	}
-	for _, r := range waiting {
+	for _, r := range open {
 		if _, err := s.move(t, p, &r, change{event: EventInstanceMissing, reason: "The machine fell silent."}); err != nil {
 			return err
 		}
@@ -289,7 +307,10 @@ func (s *Service) missing(t *store.Tenant, id string) error {
 	return nil
 }
 
-// Clean removes nonces and stored answers that have ended. It is called every few minutes.
+// noticeLife is how long a notice is kept after it was put aside; what it told of is in the audit log for ever.
+const noticeLife = 30 * 24 * time.Hour
+
+// Clean removes nonces, stored answers and notices that have ended. It is called every few minutes.
 func (s *Service) Clean(ctx context.Context) error {
 	var accounts []string
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
@@ -306,6 +327,9 @@ func (s *Service) Clean(ctx context.Context) error {
 		err := s.Store.Tx(ctx, func(tx *store.Tx) error {
 			t := tx.Tenant(id)
 			if _, err := store.In[store.Nonce](t).DeleteWhere(store.Before("expires_at", t.Now())); err != nil {
+				return err
+			}
+			if _, err := store.In[store.Notice](t).DeleteWhere(store.Before("seen_at", t.Now().Add(-noticeLife))); err != nil {
 				return err
 			}
 			return idempotency.Clean(t)

@@ -52,7 +52,8 @@ func Validate(p api.Policy) []FieldError {
 	refuse(p.HeartbeatSeconds < minHeartbeat || p.HeartbeatSeconds > maxHeartbeat, "heartbeat_seconds", "choose %d to %d seconds", minHeartbeat, maxHeartbeat)
 	refuse(p.HeartbeatSeconds >= p.LeaseSeconds, "heartbeat_seconds",
 		"heartbeats renew the lease, so they must come more often than every %d seconds", p.LeaseSeconds)
-	refuse(p.RevokeMode != api.RevokeUnmount && p.RevokeMode != api.RevokeSuspend, "revoke_mode", "choose unmount or suspend")
+	refuse(p.RevokeMode != "" && p.RevokeMode != api.RevokeUnmount && p.RevokeMode != api.RevokeSuspend, "revoke_mode", "choose unmount or suspend")
+	wrong = append(wrong, checkChecks(p)...)
 
 	refuse(p.ApprovalsNeeded < 0 || p.ApprovalsNeeded > maxApprovals, "approvals_needed", "choose 1 to %d people", maxApprovals)
 	refuse(p.RequestSeconds != 0 && (p.RequestSeconds < minRequest || p.RequestSeconds > maxRequest), "request_seconds", "choose %d to %d seconds", minRequest, maxRequest)

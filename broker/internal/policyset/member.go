@@ -57,7 +57,9 @@ func View(r store.Policy) api.Policy {
 		ID: r.ID, Name: r.Name, Description: r.Description, Default: r.IsDefault,
 		Rules: append([]api.Rule{}, r.Rules...), OnMatch: r.OnMatch, OnFailure: r.OnFailure,
 		ApproveAfterSeconds: r.ApproveAfterSeconds, LeaseSeconds: r.LeaseSeconds, HeartbeatSeconds: r.HeartbeatSeconds,
-		RevokeMode: r.RevokeMode, ResourcePool: r.ResourcePool, ApprovalsNeeded: r.ApprovalsNeeded, SeparateApprover: r.SeparateApprover,
+		RevokeMode: r.RevokeMode, CheckEnabled: r.CheckEnabled, CheckEveryHeartbeat: r.CheckEveryHeartbeat, OnCheckFailure: r.OnCheckFailure,
+		PostponeSeconds: r.PostponeSeconds, MissingAfterSeconds: r.MissingAfterSeconds,
+		ResourcePool: r.ResourcePool, ApprovalsNeeded: r.ApprovalsNeeded, SeparateApprover: r.SeparateApprover,
 		RequestSeconds: r.RequestSeconds, ImageIDs: []string{}, DeviceIDs: []string{}, Version: r.Version,
 	}
 }

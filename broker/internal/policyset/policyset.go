@@ -6,6 +6,7 @@
 package policyset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -181,7 +182,22 @@ func (s *Service) record(t *store.Tenant, p tenant.Principal, event string, row 
 	return audit.Append(t, audit.Entry{Category: "policy", Event: event, Actor: p.Actor(), Subject: row.ID,
 		Detail: map[string]string{"name": row.Name, "version": fmt.Sprint(row.Version), "rules": fmt.Sprint(len(row.Rules)),
 			"on_match": string(row.OnMatch), "on_failure": string(row.OnFailure), "approvals_needed": fmt.Sprint(row.ApprovalsNeeded),
-			"separate_approver": fmt.Sprint(row.SeparateApprover), "resource_pool": fmt.Sprint(row.ResourcePool)}})
+			"separate_approver": fmt.Sprint(row.SeparateApprover), "resource_pool": fmt.Sprint(row.ResourcePool), "checks": checksText(row)}})
+}
+
+// checksText says for the audit log what happens after delivery.
+func checksText(row store.Policy) string {
+	if !row.CheckEnabled {
+		return "off"
+	}
+	text := cmp.Or(string(row.OnCheckFailure), string(api.CheckNotify))
+	if row.PostponeSeconds > 0 {
+		text += fmt.Sprintf(" after %d s", row.PostponeSeconds)
+	}
+	if row.CheckEveryHeartbeat {
+		text += ", every heartbeat"
+	}
+	return text
 }
 
 func fill(row *store.Policy, in api.Policy) {
@@ -193,12 +209,15 @@ func fill(row *store.Policy, in api.Policy) {
 	row.OnMatch, row.OnFailure = in.OnMatch, in.OnFailure
 	row.ApproveAfterSeconds = in.ApproveAfterSeconds
 	row.LeaseSeconds, row.HeartbeatSeconds = in.LeaseSeconds, in.HeartbeatSeconds
-	row.RevokeMode = in.RevokeMode
 	row.ResourcePool, row.SeparateApprover = in.ResourcePool, in.SeparateApprover
 	row.ApprovalsNeeded, row.RequestSeconds = max(in.ApprovalsNeeded, 1), in.RequestSeconds
 	if row.RequestSeconds == 0 {
 		row.RequestSeconds = defaultRequest
 	}
+	row.RevokeMode = policy.RevokeModeOf(in)
+	row.CheckEnabled, row.CheckEveryHeartbeat = in.CheckEnabled, in.CheckEveryHeartbeat
+	row.OnCheckFailure, row.PostponeSeconds = in.OnCheckFailure, in.PostponeSeconds
+	row.MissingAfterSeconds = in.MissingAfterSeconds
 }
 
 // Stored is a policy as it reads once it is saved: with the values of what was left out.

@@ -31,9 +31,15 @@ type Account struct {
 	StepUp       bool
 	// ExportApprovals is how many other Security Administrators must agree to an export; 0 for none.
 	ExportApprovals int
-	CreatedAt       time.Time
-	UpdatedAt       time.Time
-	Version         int64
+	// Checks says when delivered keys are judged again, nil before anybody saved it; CheckNextAt is the next time, nil when it is to be computed.
+	// CheckAskedAt is the last, with the challenge that machines answer.
+	Checks       *api.CheckSettings `gorm:"serializer:json"`
+	CheckNextAt  *time.Time
+	CheckAskedAt *time.Time
+	CheckNonce   string
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	Version      int64
 }
 
 // User is a person's log-on. PasswordHash is an argon2id PHC string.
@@ -136,6 +142,9 @@ type Instance struct {
 	// policy gives the machine a key.
 	Suspicion   string
 	SuspectedAt *time.Time
+	// CheckAskedAt is when somebody wanted the machine checked, with the challenge; nil once it has answered.
+	CheckAskedAt *time.Time
+	CheckNonce   string
 }
 
 // Run is one run of a machine's agent.
@@ -230,6 +239,11 @@ type Policy struct {
 	ApprovalsNeeded     int64
 	SeparateApprover    bool
 	RequestSeconds      int64
+	CheckEnabled        bool
+	CheckEveryHeartbeat bool
+	OnCheckFailure      api.CheckAction // empty is notify
+	PostponeSeconds     int64
+	MissingAfterSeconds int64
 }
 
 // PolicyImage puts an image into a policy. (policy, image) is unique; ID is random.
@@ -278,6 +292,15 @@ type KeyRequest struct {
 	// another boot of the machine.
 	WaitsFor string
 	RunID    string // of the agent that asked
+	// StatusAt is when the request came to its status, CheckedAt when its evidence was judged last.
+	StatusAt  time.Time
+	CheckedAt *time.Time
+	// CheckMissedAt is the check whose missing answer people have been told of.
+	CheckMissedAt *time.Time
+	// RetryUntil is how long a key that was taken or denied is given again when the machine complies.
+	RetryUntil *time.Time
+	// Accepted are the rules that failed when the key was approved, so that they alone do not take it back.
+	Accepted []string `gorm:"serializer:json"`
 }
 
 // KeyRequestApproval is one person's approval of a request that needs several. (request, user) is unique.
@@ -288,6 +311,18 @@ type KeyRequestApproval struct {
 	UserName  string
 	Reason    string
 	ExpiresAt time.Time
+}
+
+// Notice is something that people of an account should know and that nobody has put aside yet.
+type Notice struct {
+	Base
+	Kind       string // the message of a notify effect, for example "integrity-failed"
+	RequestID  string
+	InstanceID string
+	DeviceID   string
+	Text       string
+	SeenBy     string
+	SeenAt     *time.Time
 }
 
 // KeyRequestEvent is one change of a key request's state.

@@ -38,6 +38,8 @@ type Broker struct {
 	requests     []api.KeyRequestDetail
 	records      []api.AuditRecord
 	deepSecurity api.DeepSecuritySettings
+	checks       api.CheckSettings
+	notices      []api.Notice
 	// Refuse, when set, is the answer of every write: tests of how pages show refusals.
 	Refuse error
 }
