@@ -11,7 +11,7 @@ DEMO_PACKAGES := cryptsetup-bin e2fsprogs xfsprogs
 TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev qemu-utils qemu-system-x86 busybox-static libnbd-bin python3-libnbd nbdkit \
 	fio postgresql chromium fonts-dejavu-core lvm2 btrfs-progs dosfstools mdadm cpio zstd openssl python3-cryptography \
 	python3-cryptography-vectors gnutls-bin qemu-user-static ntfs-3g exfatprogs f2fs-tools gdisk genisoimage squashfs-tools \
-	dpkg-dev xz-utils gdb libgfshare-bin zip clamav-daemon
+	dpkg-dev xz-utils gdb libgfshare-bin zip clamav-daemon softhsm2 python3-pykmip age
 
 .PHONY: help
 help: ## list the targets
@@ -23,6 +23,10 @@ help: ## list the targets
 build: ## build bin/keyward-broker and bin/keyward-agent
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keyward-broker ./broker
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keyward-agent ./agent
+
+.PHONY: build-pkcs11
+build-pkcs11: ## build bin/keyward-broker with PKCS#11 tokens (needs a C compiler; not static)
+	CGO_ENABLED=1 $(GO) build -tags pkcs11 -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keyward-broker ./broker
 
 # install-missing PACKAGES: touches the network only when something is missing.
 define install-missing
@@ -56,9 +60,15 @@ demo-stop: ## stop the demonstration and remove every trace of it
 test: setup build vet ## everything that can be tested on one machine
 	$(GO) run ./e2e/leftovers -record build/leftovers.json
 	$(GO) test -timeout 20m ./...
+	$(MAKE) --no-print-directory test-pkcs11
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACE_PACKAGES)
 	$(GO) run ./e2e/leftovers -compare build/leftovers.json
 	$(MAKE) --no-print-directory features
+
+.PHONY: test-pkcs11
+test-pkcs11: ## test root keys in a PKCS#11 token, with SoftHSM
+	CGO_ENABLED=1 $(GO) vet -tags pkcs11 ./broker/internal/rootkey
+	CGO_ENABLED=1 $(GO) test -tags pkcs11 -run Token ./broker/internal/rootkey
 
 # Where goroutines share state; the race detector costs too much time everywhere.
 RACE_PACKAGES := ./nbdcrypt ./nbdcrypt/blockdev ./nbdcrypt/nbd ./nbdcrypt/keymem

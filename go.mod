@@ -21,6 +21,7 @@ require (
 	github.com/knadh/koanf/v2 v2.4.1
 	github.com/mdlayher/genetlink v1.4.0
 	github.com/mdlayher/netlink v1.9.0
+	github.com/miekg/pkcs11 v1.1.2
 	github.com/minio/sha256-simd v1.0.1
 	github.com/moby/sys/mountinfo v0.7.3
 	github.com/pojntfx/go-nbd v0.3.2

@@ -77,7 +77,8 @@ var rules = []rule{
 	{"appraisal is pure", []string{"broker/internal/policy"}, []string{"broker/internal/policy", "broker/api"}, nil},
 	{"services know no HTTP", []string{"broker/internal/tenant", "broker/internal/account", "broker/internal/inventory",
 		"broker/internal/policy", "broker/internal/policyset", "broker/internal/policyfile", "broker/internal/preview", "broker/internal/keyrequest", "broker/internal/keystore",
-		"broker/internal/audit", "broker/internal/job", "broker/internal/store"},
+		"broker/internal/audit", "broker/internal/job", "broker/internal/store", "broker/internal/keyring", "broker/internal/rootkey",
+		"broker/internal/kmip", "broker/internal/backup"},
 		nil, []string{"broker/internal/httpapi", "broker/internal/console", "broker/internal/server"}},
 }
 
@@ -141,6 +142,8 @@ var owners = map[string][]string{
 	"github.com/schollz/progressbar":      {"agent/internal/cli", "broker/internal/cli", "e2e/demo"},
 	"golang.org/x/crypto/xts":             {"nbdcrypt", "bench", "e2e"},
 	"golang.org/x/crypto/argon2":          {"broker/internal/account", "broker/internal/keystore", "broker/client", "nbdcrypt/luks2", "agent/internal/cli"},
+	"github.com/miekg/pkcs11":             {"broker/internal/rootkey"},
+	"filippo.io/age":                      {"broker/internal/backup"},
 	"github.com/moby/sys/mountinfo":       {"agent/internal/mount", "agent/internal/attach", "agent/internal/discover"},
 	"github.com/prometheus/procfs":        {"agent/facts"},
 }

@@ -30,8 +30,11 @@ func (s *settings) flags(f *pflag.FlagSet) {
 	d := server.Defaults()
 	f.StringVar(&s.file, "config", "", "YAML or JSON `file` with settings, by the names of these flags")
 	f.String("data", d.Data, "`folder` of the certificate authority, the audit key and the embedded database")
-	f.String("root-key", d.RootKey, "`file` of the root key; outside the data folder")
+	f.String("root-key", d.RootKey, "the root key: its `file`, outside the data folder; FILE.yaml that says where it is kept; or credential:NAME")
 	f.String("root-passphrase-from", "", "`file` with the passphrase of the root key, - for standard input")
+	f.String("root-key-next", "", "a second root key, given as root-`key` is, while one takes over from the other")
+	f.String("root-next-passphrase-from", "", "`file` with the passphrase of the second root key")
+	f.Duration("root-key-keep", d.RootKeyKeep, "how long opened account keys are used while a root key that is kept elsewhere does not answer")
 	f.String("dsn", "", "database: sqlite:FILE or postgres://USER@HOST/NAME (default: SQLite in the data folder); give passwords by file or environment")
 	f.String("people-listen", d.PeopleListen, "`address` of the console and the people's interface")
 	f.String("agent-listen", d.AgentListen, "`address` of the agents' interface")
@@ -61,7 +64,7 @@ func (s *settings) load(f *pflag.FlagSet) (server.Config, error) {
 	}
 	c := server.Defaults()
 	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		Result: &c, ErrorUnused: true, WeaklyTypedInput: true, TagName: "koanf", DecodeHook: mapstructure.StringToSliceHookFunc(","),
+		Result: &c, ErrorUnused: true, WeaklyTypedInput: true, TagName: "koanf", DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToSliceHookFunc(","), mapstructure.StringToTimeDurationHookFunc()),
 	}})
 	if err != nil {
 		return server.Config{}, usageError{fmt.Errorf("the settings are refused: %s; keyward-broker serve --help lists them", strings.Join(strings.Fields(err.Error()), " "))}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/pki"
 	"keyward/broker/internal/policyset"
@@ -59,7 +60,7 @@ func (m *Maker) Make(ctx context.Context, n int, certificates bool, made func(Ma
 		if err != nil {
 			return err
 		}
-		account = keystore.AccountKey{AccountID: a.ID, Generation: a.KeyGeneration, RootKeyID: a.RootKeyID, Wrapped: a.WrappedKey}
+		account = inventory.KeyOfAccount(a)
 		policy, image, err = home(t)
 		return err
 	}); err != nil {

@@ -19,12 +19,22 @@ func AccountKey(t *store.Tenant) (keystore.AccountKey, error) {
 	if err != nil {
 		return keystore.AccountKey{}, fmt.Errorf("reading the account's key: %w", err)
 	}
-	return keystore.AccountKey{AccountID: a.ID, Generation: a.KeyGeneration, RootKeyID: a.RootKeyID, Wrapped: a.WrappedKey}, nil
+	return KeyOfAccount(a), nil
+}
+
+// KeyOfAccount is an account's row in the form that the key store takes.
+func KeyOfAccount(a store.Account) keystore.AccountKey {
+	out := keystore.AccountKey{AccountID: a.ID, Generation: a.KeyGeneration, RootKeyID: a.RootKeyID, Wrapped: a.WrappedKey}
+	for _, e := range a.EarlierKeys {
+		out.Earlier = append(out.Earlier, keystore.AccountKey{AccountID: a.ID, Generation: e.Generation, RootKeyID: e.RootKeyID, Wrapped: e.Wrapped})
+	}
+	return out
 }
 
 // WrappedKey is a row in the form that the key store takes.
 func WrappedKey(k store.DeviceKey) keystore.DeviceKey {
-	return keystore.DeviceKey{AccountID: k.AccountID, DeviceID: k.DeviceID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation, Wrapped: k.Wrapped}
+	return keystore.DeviceKey{AccountID: k.AccountID, DeviceID: k.DeviceID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation,
+		AccountGeneration: k.AccountGeneration, Wrapped: k.Wrapped}
 }
 
 // NewKey makes and stores the next key of a device.
@@ -41,7 +51,7 @@ func NewKey(t *store.Tenant, root keystore.Root, d store.Device) (store.DeviceKe
 	if err != nil {
 		return store.DeviceKey{}, fmt.Errorf("making a key for device %q: %w", d.Name, err)
 	}
-	row := store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Cipher: api.CipherXTS, Generation: k.Generation, Wrapped: k.Wrapped}
+	row := store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Cipher: api.CipherXTS, Generation: k.Generation, AccountGeneration: k.AccountGeneration, Wrapped: k.Wrapped}
 	return row, store.In[store.DeviceKey](t).Insert(&row)
 }
 
@@ -59,7 +69,8 @@ func StoreKey(t *store.Tenant, root keystore.Root, d store.Device, cipher string
 	if err != nil {
 		return fmt.Errorf("keeping the key of device %q: %w", d.Name, err)
 	}
-	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation, Wrapped: k.Wrapped})
+	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: d.ID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation,
+		AccountGeneration: k.AccountGeneration, Wrapped: k.Wrapped})
 }
 
 // nextGeneration is the number of a device's next key.
@@ -123,5 +134,6 @@ func (s *Service) copyKey(t *store.Tenant, source store.DeviceKey, cloneID strin
 	if err != nil {
 		return err
 	}
-	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: cloneID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation, Wrapped: k.Wrapped})
+	return store.In[store.DeviceKey](t).Insert(&store.DeviceKey{DeviceID: cloneID, Bits: k.Bits, Cipher: k.Cipher, Generation: k.Generation,
+		AccountGeneration: k.AccountGeneration, Wrapped: k.Wrapped})
 }

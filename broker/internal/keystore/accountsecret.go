@@ -23,29 +23,25 @@ func WrapAccountSecret(root Root, a AccountKey, purpose, subject string, secret 
 	return wrapped, nil
 }
 
-// OpenAccountSecret is the reverse. The caller wipes the secret.
+// OpenAccountSecret is the reverse; a KEK of a generation before opens too, while a rotation goes on. The caller wipes the
+// secret.
 func OpenAccountSecret(root Root, a AccountKey, purpose, subject string, wrapped []byte) (Key, error) {
-	kek, err := a.open(root)
-	if err != nil {
-		return Key{}, err
-	}
-	defer kek.Wipe()
-	secret, err := unwrap(kek, secretAAD(a, purpose, subject), wrapped)
+	secret, err := a.unwrap(root, 0, secretAAD(a, purpose, subject), wrapped)
 	if err != nil {
 		return Key{}, fmt.Errorf("opening the %s of %s: %w", purpose, subject, err)
 	}
 	return secret, nil
 }
 
-// RewrapAccountSecret moves a secret from one KEK of its account to the next; a rotation does it for all of them in the
-// transaction that stores the new KEK.
-func RewrapAccountSecret(root Root, from, to AccountKey, purpose, subject string, wrapped []byte) ([]byte, error) {
-	secret, err := OpenAccountSecret(root, from, purpose, subject, wrapped)
+// RewrapAccountSecret moves a secret from an earlier KEK of its account to the present one; a rotation does it for all of
+// them in the transaction that forgets the earlier ones.
+func RewrapAccountSecret(root Root, a AccountKey, purpose, subject string, wrapped []byte) ([]byte, error) {
+	secret, err := OpenAccountSecret(root, a, purpose, subject, wrapped)
 	if err != nil {
 		return nil, fmt.Errorf("rotating the account key: %w", err)
 	}
 	defer secret.Wipe()
-	return WrapAccountSecret(root, to, purpose, subject, secret)
+	return WrapAccountSecret(root, a, purpose, subject, secret)
 }
 
 func secretAAD(a AccountKey, purpose, subject string) []byte {

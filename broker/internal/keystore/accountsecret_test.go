@@ -40,7 +40,7 @@ func TestAccountSecret_opensInItsPlaceOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	moved, err := RewrapAccountSecret(root, a, next, "second factor", "user-1", wrapped)
+	moved, err := RewrapAccountSecret(root, next, "second factor", "user-1", wrapped)
 	if err != nil {
 		t.Fatal(err)
 	}

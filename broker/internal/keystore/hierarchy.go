@@ -17,6 +17,8 @@ type AccountKey struct {
 	Generation int64
 	RootKeyID  string
 	Wrapped    []byte
+	// Earlier are the KEKs of generations before that still wrap something, while a rotation goes on.
+	Earlier []AccountKey
 }
 
 // DeviceKey is a device's DEK as its row keeps it.
@@ -29,7 +31,9 @@ type DeviceKey struct {
 	Cipher string
 	// Generation counts the keys that the device has had, from 1. It is not the account key's.
 	Generation int64
-	Wrapped    []byte
+	// AccountGeneration is that of the KEK that wraps it; 0 where the row does not say.
+	AccountGeneration int64
+	Wrapped           []byte
 }
 
 func (a AccountKey) aad() []byte {
@@ -59,6 +63,7 @@ func newAccountKey(root Root, a AccountKey) (AccountKey, error) {
 }
 
 func sealAccountKey(root Root, a AccountKey, kek Key) (AccountKey, error) {
+	root = Active(root) // one and the same for the key and for its name
 	wrapped, err := root.Wrap(a.aad(), kek)
 	if err != nil {
 		return AccountKey{}, fmt.Errorf("wrapping the key of account %s: %w", a.AccountID, err)
@@ -69,15 +74,36 @@ func sealAccountKey(root Root, a AccountKey, kek Key) (AccountKey, error) {
 
 // open unwraps an account's KEK; the caller wipes it.
 func (a AccountKey) open(root Root) (Key, error) {
-	if a.RootKeyID != root.ID() {
+	from, ok := byID(root, a.RootKeyID)
+	if !ok {
 		return Key{}, fmt.Errorf("the key of account %s was wrapped by root key %s, and this broker runs with %s: start it with the root key it was set up with, or rotate: %w",
 			a.AccountID, a.RootKeyID, root.ID(), ErrUnwrap)
 	}
-	kek, err := root.Unwrap(a.aad(), a.Wrapped)
+	kek, err := from.Unwrap(a.aad(), a.Wrapped)
 	if err != nil {
 		return Key{}, fmt.Errorf("opening the key of account %s: %w", a.AccountID, err)
 	}
 	return kek, nil
+}
+
+// unwrap opens what a KEK of the account wrapped: the one of the generation, or whichever does where that is 0.
+func (a AccountKey) unwrap(root Root, generation int64, aad, wrapped []byte) (Key, error) {
+	err := error(ErrUnwrap)
+	for _, k := range append([]AccountKey{a}, a.Earlier...) {
+		if generation != 0 && k.Generation != generation {
+			continue
+		}
+		var kek, key Key
+		if kek, err = k.open(root); err != nil {
+			return Key{}, err
+		}
+		key, err = unwrap(kek, aad, wrapped)
+		kek.Wipe()
+		if err == nil {
+			return key, nil
+		}
+	}
+	return Key{}, err
 }
 
 // NewDeviceKey makes a DEK for a device. generation is 1 for its first key and one more for each that follows.
@@ -107,6 +133,7 @@ func WrapDeviceKey(root Root, a AccountKey, d DeviceKey, key Key) (DeviceKey, er
 	if d.Wrapped, err = wrap(kek, d.aad(), key); err != nil {
 		return DeviceKey{}, fmt.Errorf("wrapping the key of device %s: %w", d.DeviceID, err)
 	}
+	d.AccountGeneration = a.Generation
 	return d, nil
 }
 
@@ -115,12 +142,7 @@ func OpenDeviceKey(root Root, a AccountKey, d DeviceKey) (Key, error) {
 	if a.AccountID != d.AccountID {
 		return Key{}, fmt.Errorf("opening the key of device %s: it belongs to account %s, not %s: %w", d.DeviceID, d.AccountID, a.AccountID, ErrUnwrap)
 	}
-	kek, err := a.open(root)
-	if err != nil {
-		return Key{}, err
-	}
-	defer kek.Wipe()
-	key, err := unwrap(kek, d.aad(), d.Wrapped)
+	key, err := a.unwrap(root, d.AccountGeneration, d.aad(), d.Wrapped)
 	if err != nil {
 		return Key{}, fmt.Errorf("opening the key of device %s: %w", d.DeviceID, err)
 	}

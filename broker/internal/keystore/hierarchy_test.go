@@ -163,14 +163,24 @@ func TestRotation_ofTheAccountKeyKeepsEveryVolumeKey(t *testing.T) {
 	if err != nil || next.Generation != 2 {
 		t.Fatalf("%+v, %v", next, err)
 	}
-	moved, err := RewrapDeviceKey(root, a, next, d)
-	if err != nil || !bytes.Equal(open(t, root, next, moved), before) {
+	if !bytes.Equal(open(t, root, next, d), before) {
+		t.Error("a key that is not rewrapped yet opens to another one")
+	}
+	if d.AccountGeneration = 0; !bytes.Equal(open(t, root, next, d), before) {
+		t.Error("a key whose row does not say which key wraps it opens to another one")
+	}
+	moved, err := RewrapDeviceKey(root, next, d)
+	if err != nil || moved.AccountGeneration != 2 || !bytes.Equal(open(t, root, next, moved), before) {
 		t.Fatalf("%v", err)
 	}
 	if _, err := OpenDeviceKey(root, a, moved); !errors.Is(err, ErrUnwrap) {
 		t.Errorf("the old account key still opens: %v", err)
 	}
-	if _, err := RewrapDeviceKey(root, a, newAccount(t, root, "other"), d); err == nil {
+	next.Earlier = nil
+	if _, err := OpenDeviceKey(root, next, d); !errors.Is(err, ErrUnwrap) {
+		t.Errorf("a key of a generation that is gone opens: %v", err)
+	}
+	if _, err := RewrapDeviceKey(root, newAccount(t, root, "other"), d); err == nil {
 		t.Error("a key was moved to another tenant")
 	}
 }

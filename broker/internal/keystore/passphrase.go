@@ -56,7 +56,7 @@ func CreatePassphraseRoot(path, passphrase string) (Root, error) {
 	}
 	p := passphraseFile{Format: passphraseFormat, KDF: "argon2id", Time: argonTime, MemoryKiB: argonMemory, Threads: argonThreads, Salt: make([]byte, saltBytes)}
 	rand.Read(p.Salt)
-	root, err := newMemoryRoot(p.derive(passphrase))
+	root, err := newMemoryRoot(p.derive(passphrase), ProviderPassphrase)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func CreatePassphraseRoot(path, passphrase string) (Root, error) {
 
 // OpenPassphraseRoot derives the root key again. The error wraps ErrPassphrase when the passphrase is another.
 func OpenPassphraseRoot(path, passphrase string) (Root, error) {
-	data, err := readSecretFile(path, maxPassphraseFile)
+	data, err := ReadSecretFile(path, maxPassphraseFile)
 	if err != nil {
 		return nil, fmt.Errorf("opening root passphrase parameters: %w", err)
 	}
@@ -84,7 +84,7 @@ func OpenPassphraseRoot(path, passphrase string) (Root, error) {
 	if len(passphrase) > maxPassphraseBytes {
 		return nil, ErrPassphrase
 	}
-	root, err := newMemoryRoot(p.derive(passphrase))
+	root, err := newMemoryRoot(p.derive(passphrase), ProviderPassphrase)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 
 func testRoot(t testing.TB, seed byte) Root {
 	t.Helper()
-	r, err := newMemoryRoot(KeyOf(bytes.Repeat([]byte{seed}, 32)))
+	r, err := newMemoryRoot(KeyOf(bytes.Repeat([]byte{seed}, 32)), ProviderFile)
 	if err != nil {
 		t.Fatal(err)
 	}

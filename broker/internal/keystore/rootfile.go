@@ -17,19 +17,40 @@ func CreateRootFile(path string) (Root, error) {
 	if err := createSecretFile(path, key.Bytes()); err != nil {
 		return nil, fmt.Errorf("creating root key file: %w", err)
 	}
-	return newMemoryRoot(key)
+	return newMemoryRoot(key, ProviderFile)
+}
+
+// RestoreRootFile writes a root key that a backup held to path. An existing file is never touched.
+func RestoreRootFile(path string, key Key) (Root, error) {
+	root, err := newMemoryRoot(key, ProviderFile)
+	if err != nil {
+		return nil, fmt.Errorf("restoring the root key: %w", err)
+	}
+	if err := createSecretFile(path, key.Bytes()); err != nil {
+		return nil, fmt.Errorf("restoring the root key: %w", err)
+	}
+	return root, nil
 }
 
 // OpenRootFile reads a root key file. It refuses one that others may read: whoever reads it can open every key.
-func OpenRootFile(path string) (Root, error) {
-	b, err := readSecretFile(path, kekBytes)
+func OpenRootFile(path string) (Root, error) { return openKeyFile(path, ProviderFile, 0o077) }
+
+// OpenRootCredential reads a root key that systemd handed over in a file of the broker's credentials folder
+// (systemd.exec(5), LoadCredentialEncrypted=). Its group may read it: systemd lets the unit's user in by an access control
+// list, whose mask stands where the group's bits are.
+func OpenRootCredential(path string) (Root, error) {
+	return openKeyFile(path, ProviderCredential, 0o037)
+}
+
+func openKeyFile(path string, from Provider, closed fs.FileMode) (Root, error) {
+	b, err := readClosedFile(path, kekBytes, closed)
 	if err != nil {
 		return nil, fmt.Errorf("opening root key file: %w", err)
 	}
 	if len(b) != kekBytes {
 		return nil, fmt.Errorf("opening root key file %s: it has %d bytes, a root key has %d: restore it from its backup", path, len(b), kekBytes)
 	}
-	root, err := newMemoryRoot(KeyOf(b))
+	root, err := newMemoryRoot(KeyOf(b), from)
 	if err != nil {
 		return nil, fmt.Errorf("opening root key file %s: %w", path, err)
 	}
@@ -65,9 +86,14 @@ func createSecretFile(path string, data []byte) (err error) {
 	return nil
 }
 
-// readSecretFile reads at most limit bytes, plus one that shows an over-long file, of a file that only this user, or
+// ReadSecretFile reads at most limit bytes, plus one that shows an over-long file, of a file that only this user, or
 // root, can read. The checks are on the open file, so it cannot be exchanged between check and use.
-func readSecretFile(path string, limit int) ([]byte, error) {
+func ReadSecretFile(path string, limit int) ([]byte, error) {
+	return readClosedFile(path, limit, 0o077)
+}
+
+// readClosedFile reads a file that has none of the mode bits in closed.
+func readClosedFile(path string, limit int, closed fs.FileMode) ([]byte, error) {
 	// Not blocking, because opening a FIFO would wait for its writer for ever.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -81,7 +107,7 @@ func readSecretFile(path string, limit int) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file: name the root key file itself", path)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+	if mode := info.Mode().Perm(); mode&closed != 0 {
 		return nil, fmt.Errorf("%s has mode %04o, so others can read or change it: run chmod 0600 %s, and consider its key known to whoever could", path, mode, path)
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() && st.Uid != 0 {

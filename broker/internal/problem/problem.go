@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/store"
 )
 
@@ -148,6 +149,12 @@ func From(err error) (*Problem, bool) {
 	case errors.Is(err, store.ErrFull):
 		return New(http.StatusInsufficientStorage, "storage-full", "The broker's storage is full", "Nothing was changed.",
 			"Free space on the disk of the broker's database and try again."), false
+	case errors.Is(err, keystore.ErrUnreachable):
+		p := New(http.StatusServiceUnavailable, "root-key-unreachable", "The broker cannot reach its root key",
+			"The key that protects this account's keys is kept elsewhere and does not answer. Nothing was changed.",
+			"Try again; the broker's operator finds the reason in its log and at /readyz.")
+		p.RetryAfter = 10 * time.Second
+		return p, false
 	case errors.Is(err, store.ErrBusy):
 		return Unavailable("Too many changes happened at the same time."), true
 	case errors.Is(err, store.ErrNotFound):

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/store"
 )
 
@@ -107,6 +108,7 @@ func TestFrom_separatesTheCallersFaultsFromOurs(t *testing.T) {
 		"text with NUL":      {store.ErrInvalid, 422, "invalid", true},
 		"too many at once":   {store.ErrBusy, 503, "unavailable", true},
 		"a full disk":        {store.ErrFull, 507, "storage-full", false},
+		"no root key":        {keystore.ErrUnreachable, 503, "root-key-unreachable", false},
 		"a duplicate":        {store.ErrDuplicate, 500, "internal", false}, // a service that lets it through has a bug
 		"anything else":      {errors.New("secret"), 500, "internal", false},
 		"slow down":          {TooMany(time.Second), 429, "too-many-requests", true},

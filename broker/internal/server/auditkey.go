@@ -114,7 +114,7 @@ func completeRotation(data string, next ed25519.PrivateKey) error {
 // that runs goes on with the old key, which readers of the new one accept, until it is started again; brokers that share
 // the database get copies of the data folder's audit files.
 func (o *Operator) RotateAuditKey(ctx context.Context) (chain.Rotation, error) {
-	old, rotations, err := openAuditKey(o.data, o.Identity.Root)
+	old, rotations, err := openAuditKey(o.config.Data, o.Identity.Root)
 	if err != nil {
 		return chain.Rotation{}, err
 	}
@@ -130,17 +130,17 @@ func (o *Operator) RotateAuditKey(ctx context.Context) (chain.Rotation, error) {
 	if err != nil {
 		return chain.Rotation{}, fmt.Errorf("wrapping the new key of audit logs: %w", err)
 	}
-	if err := renameio.WriteFile(filepath.Join(o.data, fileAuditNext), wrapped, 0o600); err != nil {
+	if err := renameio.WriteFile(filepath.Join(o.config.Data, fileAuditNext), wrapped, 0o600); err != nil {
 		return chain.Rotation{}, fmt.Errorf("storing the new key of audit logs: %w", err)
 	}
 	raw, err := json.MarshalIndent(append(rotations, change), "", "  ")
 	if err != nil {
 		return chain.Rotation{}, err
 	}
-	if err := renameio.WriteFile(filepath.Join(o.data, fileAuditKeys), append(raw, '\n'), 0o644); err != nil {
+	if err := renameio.WriteFile(filepath.Join(o.config.Data, fileAuditKeys), append(raw, '\n'), 0o644); err != nil {
 		return chain.Rotation{}, fmt.Errorf("storing the change of the key of audit logs: %w", err)
 	}
-	if err := completeRotation(o.data, next); err != nil {
+	if err := completeRotation(o.config.Data, next); err != nil {
 		return chain.Rotation{}, err
 	}
 	return change, o.Audit.RecordAll(ctx, audit.Entry{Category: audit.Server, Event: "server.audit-key-changed", Actor: "operator",

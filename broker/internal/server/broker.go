@@ -19,8 +19,11 @@ import (
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/job"
 	"keyward/broker/internal/keyrequest"
+	"keyward/broker/internal/keyring"
+	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/preview"
+	"keyward/broker/internal/rootkey"
 	"keyward/broker/internal/store"
 	"keyward/rbac"
 )
@@ -32,6 +35,8 @@ type Broker struct {
 	store    *store.Store
 	metrics  *metrics
 	lock     *dataLock
+	roots    *keystore.Ring
+	keys     *keyring.Service
 
 	Accounts  *httpapi.Accounts
 	Audit     *audit.Service
@@ -67,11 +72,11 @@ func New(ctx context.Context, c Config) (*Broker, error) {
 // open is the start-up order.
 func (b *Broker) open(ctx context.Context) error {
 	c := b.config
-	root, err := openRoot(c, false)
-	if err != nil {
+	var err error
+	if b.roots, err = openRoots(c, false); err != nil {
 		return err
 	}
-	if b.identity, err = openIdentity(c.Data, root, c.Clock); err != nil {
+	if b.identity, err = openIdentity(c.Data, b.roots, c.Clock); err != nil {
 		return err
 	}
 	if b.lock, err = lockData(c); err != nil {
@@ -80,6 +85,14 @@ func (b *Broker) open(ctx context.Context) error {
 	if b.store, err = store.Open(ctx, store.Options{DSN: c.DSN, Clock: c.Clock, Logger: c.Logger}); err != nil {
 		return err
 	}
+	b.keys = keyring.New(b.store, b.roots)
+	if err := b.keys.Settle(ctx); err != nil {
+		return err
+	}
+	if err := rewrapIdentity(c.Data, b.roots); err != nil {
+		return err
+	}
+	b.metrics.watchRoots(b.roots, c.Clock)
 	if b.Audit, err = newAudit(c, b.identity, b.store); err != nil {
 		return err
 	}
@@ -152,6 +165,19 @@ func (b *Broker) ready(c *fiber.Ctx) error {
 		b.config.Logger.Error("not ready", "error", err)
 		return c.Status(http.StatusServiceUnavailable).JSON(fiber.Map{"status": "the database does not answer"})
 	}
+	// Without its root key the broker goes on with the account keys that it has opened, so it stays ready until their time is
+	// over: every broker on the database would be taken away at once otherwise.
+	for _, h := range rootkey.Remotes(b.roots) {
+		s := h.Status()
+		if s.Err == nil {
+			continue
+		}
+		if !b.config.Clock().Before(s.Until) {
+			return c.Status(http.StatusServiceUnavailable).JSON(fiber.Map{"status": "the root key does not answer"})
+		}
+		return c.JSON(fiber.Map{"status": "ready", "root_key": "does not answer since " + s.AnsweredAt.UTC().Format(time.RFC3339),
+			"keys_kept_until": s.Until.UTC().Format(time.RFC3339)})
+	}
 	return c.JSON(fiber.Map{"status": "ready"})
 }
 
@@ -184,6 +210,10 @@ func (b *Broker) Close() error {
 	if b.lock != nil {
 		err = errors.Join(err, b.lock.release())
 		b.lock = nil
+	}
+	if b.roots != nil {
+		err = errors.Join(err, rootkey.Close(b.roots))
+		b.roots = nil
 	}
 	if err != nil {
 		return fmt.Errorf("closing the broker: %w", err)

@@ -15,18 +15,26 @@ import (
 	"time"
 
 	"keyward/broker/internal/account"
+	"keyward/broker/internal/rootkey"
 )
 
 // Config is what a broker is started with.
 type Config struct {
 	// Data is the folder of the broker's certificate authority, its audit key and, by default, its database.
 	Data string `koanf:"data"`
-	// RootKey is the file of the root key, or of the parameters of a root key from a passphrase. It lies outside Data,
-	// so that a copy of the one is worthless without the other.
+	// RootKey is where the root key is, as rootkey.Open takes it: the file of the key, or of the parameters of one from a
+	// passphrase, the description of one that is kept elsewhere, or credential:NAME. A file lies outside Data, so that a
+	// copy of the one is worthless without the other.
 	RootKey string `koanf:"root-key"`
 	// RootPassphraseFrom is a file with the passphrase of the root key, "-" for standard input; empty when RootKey holds
 	// the key itself.
 	RootPassphraseFrom string `koanf:"root-passphrase-from"`
+	// RootKeyNext is a second root key while one takes over from the other; RootNextPassphraseFrom is its passphrase's file.
+	RootKeyNext            string `koanf:"root-key-next"`
+	RootNextPassphraseFrom string `koanf:"root-next-passphrase-from"`
+	// RootKeyKeep is how long account keys that a root key in another place has opened are used while that place does not
+	// answer.
+	RootKeyKeep time.Duration `koanf:"root-key-keep"`
 	// DSN is the database; empty means SQLite in Data.
 	DSN string `koanf:"dsn"`
 	// PeopleListen and AgentListen are the addresses of the two HTTPS listeners.
@@ -51,6 +59,9 @@ type Config struct {
 	LogLevel  string `koanf:"log-level"`
 	LogFormat string `koanf:"log-format"`
 
+	// createNext makes the second root key where there is none.
+	createNext bool
+
 	// Version is the program's.
 	Version string `koanf:"-"`
 	// Clock is the time of everything; nil means time.Now.
@@ -59,9 +70,13 @@ type Config struct {
 	Logger *slog.Logger `koanf:"-" json:"-"`
 }
 
+// maxRootKeyKeep is the longest that a broker goes on without its root key.
+const maxRootKeyKeep = 7 * 24 * time.Hour
+
 // Defaults are the settings that a broker has without any.
 func Defaults() Config {
-	return Config{PeopleListen: ":8443", AgentListen: ":8444", PasswordMax: account.DefaultMaxPassword, MachineCertDays: 365, LogLevel: "info", LogFormat: "text"}
+	return Config{PeopleListen: ":8443", AgentListen: ":8444", PasswordMax: account.DefaultMaxPassword, MachineCertDays: 365,
+		RootKeyKeep: rootkey.DefaultKeep, LogLevel: "info", LogFormat: "text"}
 }
 
 // complete fills in what follows from other settings and refuses what cannot work.
@@ -73,11 +88,19 @@ func (c *Config) complete() error {
 	if c.Data, err = filepath.Abs(c.Data); err != nil {
 		return err
 	}
-	if c.RootKey, err = filepath.Abs(c.RootKey); err != nil {
-		return err
+	for _, ref := range []*string{&c.RootKey, &c.RootKeyNext} {
+		if *ref == "" || rootkey.IsCredential(*ref) {
+			continue
+		}
+		if *ref, err = filepath.Abs(*ref); err != nil {
+			return err
+		}
+		if inside(*ref, c.Data) {
+			return fmt.Errorf("the root key %s lies in the data folder %s: whoever copies the folder has everything; keep the key in another folder, best on another disk", *ref, c.Data)
+		}
 	}
-	if inside(c.RootKey, c.Data) {
-		return fmt.Errorf("the root key %s lies in the data folder %s: whoever copies the folder has everything; keep the key in another folder, best on another disk", c.RootKey, c.Data)
+	if c.RootKeyKeep < time.Second || c.RootKeyKeep > maxRootKeyKeep {
+		return fmt.Errorf("root-key-keep %s is not between 1s and %s", c.RootKeyKeep, maxRootKeyKeep)
 	}
 	if c.DSN == "" {
 		c.DSN = "sqlite:" + filepath.Join(c.Data, "keyward.db")

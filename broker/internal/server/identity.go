@@ -3,15 +3,14 @@ package server
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/subtle"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -20,6 +19,7 @@ import (
 	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/pki"
+	"keyward/broker/internal/rootkey"
 	"keyward/broker/internal/store"
 )
 
@@ -40,53 +40,32 @@ const (
 // Identity is what makes a broker the one that machines and auditors know. Brokers on one database share it: copy the
 // four files of the data folder.
 type Identity struct {
-	Root  keystore.Root
+	Root  *keystore.Ring
 	CA    *pki.CA
 	Audit ed25519.PrivateKey
 	// AuditKeys are the changes of key that led to Audit.
 	AuditKeys []chain.Rotation
 }
 
-// openRoot opens the root key, and makes it when create is set and there is none.
-func openRoot(c Config, create bool) (keystore.Root, error) {
-	_, err := os.Lstat(c.RootKey)
-	create = create && errors.Is(err, fs.ErrNotExist)
-	if create {
-		if err := os.MkdirAll(filepath.Dir(c.RootKey), 0o700); err != nil {
-			return nil, fmt.Errorf("making the folder of the root key: %w", err)
-		}
-	}
-	if c.RootPassphraseFrom == "" {
-		if create {
-			return keystore.CreateRootFile(c.RootKey)
-		}
-		return keystore.OpenRootFile(c.RootKey)
-	}
-	passphrase, err := readPassphrase(c.RootPassphraseFrom)
+// openRoots opens the root key, and the second one when there is one. With create set the first is made where there is
+// none.
+func openRoots(c Config, create bool) (*keystore.Ring, error) {
+	o := rootkey.Options{PassphraseFrom: c.RootPassphraseFrom, Create: create, Keep: c.RootKeyKeep, Clock: c.Clock}
+	first, err := rootkey.Open(c.RootKey, o)
 	if err != nil {
 		return nil, err
 	}
-	if create {
-		return keystore.CreatePassphraseRoot(c.RootKey, passphrase)
+	ring := keystore.NewRing(first)
+	if c.RootKeyNext == "" {
+		return ring, nil
 	}
-	return keystore.OpenPassphraseRoot(c.RootKey, passphrase)
-}
-
-func readPassphrase(from string) (string, error) {
-	in := os.Stdin
-	if from != "-" {
-		f, err := os.Open(from)
-		if err != nil {
-			return "", fmt.Errorf("reading the root passphrase: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	b, err := io.ReadAll(io.LimitReader(in, 64<<10))
+	o.PassphraseFrom, o.Create = c.RootNextPassphraseFrom, c.createNext
+	next, err := rootkey.Open(c.RootKeyNext, o)
 	if err != nil {
-		return "", fmt.Errorf("reading the root passphrase: %w", err)
+		return nil, errors.Join(fmt.Errorf("the next root key: %w", err), rootkey.Close(ring))
 	}
-	return strings.TrimRight(string(b), "\r\n"), nil
+	ring.Add(next)
+	return ring, nil
 }
 
 // createIdentity makes the files that are missing. It never replaces one: what machines trust would be gone.
@@ -144,7 +123,7 @@ func writePair(data string, root keystore.Root, purpose, privateName string, pri
 }
 
 // openIdentity reads the data folder.
-func openIdentity(data string, root keystore.Root, clock func() time.Time) (Identity, error) {
+func openIdentity(data string, root *keystore.Ring, clock func() time.Time) (Identity, error) {
 	id := Identity{Root: root}
 	caKey, err := unwrapFile(data, root, purposeCA, fileCAKey)
 	if err != nil {
@@ -177,4 +156,44 @@ func unwrapFile(data string, root keystore.Root, purpose, name string) (keystore
 		return keystore.Key{}, fmt.Errorf("opening the broker's %s: %w", purpose, err)
 	}
 	return keystore.UnwrapSecret(root, purpose, b)
+}
+
+// rewrapIdentity wraps what is wrapped by another root key than the active one anew. A file is replaced by one that has been
+// opened again.
+func rewrapIdentity(data string, root *keystore.Ring) error {
+	active := keystore.Active(root)
+	for name, purpose := range map[string]string{fileCAKey: purposeCA, fileAuditKey: purposeAudit, fileAuditNext: purposeAudit} {
+		path := filepath.Join(data, name)
+		old, err := os.ReadFile(path)
+		if name == fileAuditNext && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("rewrapping the broker's %s: %w", purpose, err)
+		}
+		if secret, err := keystore.UnwrapSecret(active, purpose, old); err == nil {
+			secret.Wipe()
+			continue
+		}
+		secret, err := keystore.UnwrapSecret(root, purpose, old)
+		if err != nil {
+			return fmt.Errorf("rewrapping the broker's %s: %w", purpose, err)
+		}
+		wrapped, err := keystore.WrapSecret(active, purpose, secret)
+		if err == nil {
+			var back keystore.Key
+			if back, err = keystore.UnwrapSecret(active, purpose, wrapped); err == nil && subtle.ConstantTimeCompare(back.Bytes(), secret.Bytes()) != 1 {
+				err = keystore.ErrUnwrap
+			}
+			back.Wipe()
+		}
+		secret.Wipe()
+		if err != nil {
+			return fmt.Errorf("rewrapping the broker's %s: %w", purpose, err)
+		}
+		if err := renameio.WriteFile(path, wrapped, 0o600); err != nil {
+			return fmt.Errorf("storing the broker's %s: %w", purpose, err)
+		}
+	}
+	return nil
 }

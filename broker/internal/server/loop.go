@@ -2,12 +2,16 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"keyward/broker/internal/keyring"
+	"keyward/broker/internal/rootkey"
 )
 
 // How often the broker looks at what time has brought.
@@ -36,6 +40,7 @@ func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
 	every(cleanEvery, "clean-up of sessions", b.Accounts.Sweep)
 	every(signEvery, "signing of long logs", func(ctx context.Context) error { return b.Audit.Checkpoint(ctx, signAfter) })
 	every(hourly, "hourly signing of logs", func(ctx context.Context) error { return b.Audit.Checkpoint(ctx, 1) })
+	every(keyring.HoldEvery, "root key", b.tendRoots)
 	if !strings.HasPrefix(b.config.DSN, "sqlite:") {
 		wg.Go(func() { b.Feed.Watch(ctx, watchEvery, b.Audit.Head) })
 	}
@@ -46,6 +51,18 @@ func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
 		})
 	}
 	return &wg
+}
+
+// tendRoots asks root keys in other places for a sign of life, tells the other brokers which ones this one has, and follows
+// a rotation.
+func (b *Broker) tendRoots(ctx context.Context) error {
+	before := b.roots.ID()
+	err := errors.Join(rootkey.Check(b.roots), b.keys.Hold(ctx))
+	if b.roots.ID() != before {
+		b.config.Logger.Info("another root key wraps now", "before", before, "now", b.roots.ID(), "provider", b.roots.Provider())
+		err = errors.Join(err, rewrapIdentity(b.config.Data, b.roots))
+	}
+	return err
 }
 
 // repeat does work every interval. A failure is logged when it is new and once a minute while it lasts, and when it is

@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/rootkey"
 )
 
 // metrics are what Prometheus scrapes. No label holds anything of a tenant.
@@ -37,6 +39,24 @@ func newMetrics(version string) *metrics {
 	build.Set(1)
 	m.registry.MustRegister(m.requests, m.took, m.keys, m.work, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// watchRoots shows, for each root key in another place, whether it answers and for how long the broker can go on without.
+func (m *metrics) watchRoots(roots *keystore.Ring, clock func() time.Time) {
+	for _, h := range rootkey.Remotes(roots) {
+		labels := prometheus.Labels{"provider": string(h.Provider()), "key": h.ID()}
+		m.registry.MustRegister(
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keyward_root_key_reachable", Help: "1 while the root key answers, 0 while it does not.", ConstLabels: labels}, func() float64 {
+				if h.Status().Err != nil {
+					return 0
+				}
+				return 1
+			}),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keyward_root_key_kept_seconds", Help: "How long account keys that were opened before are still used when the root key does not answer.", ConstLabels: labels}, func() float64 {
+				s := h.Status()
+				return max(0, h.Keep().Seconds()-clock().Sub(s.AnsweredAt).Seconds())
+			}))
+	}
 }
 
 // observe counts the requests of one interface.

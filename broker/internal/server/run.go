@@ -45,6 +45,11 @@ func (b *Broker) Serve(ctx context.Context) error {
 		agents.Close()
 		return fmt.Errorf("recording the start: %w", err)
 	}
+	if err := b.keys.Hold(ctx); err != nil {
+		people.Close()
+		agents.Close()
+		return err
+	}
 	ended := make(chan error, 3)
 	serve := func(app *fiber.App, ln net.Listener) { ended <- app.Listener(ln) }
 	go serve(b.people, httpapi.Secure(people, b.peopleTLS))
@@ -85,6 +90,9 @@ func (b *Broker) stop(work func()) error {
 	work()
 	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
+	if err := b.keys.Leave(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("leaving the list of brokers: %w", err))
+	}
 	if err := b.Audit.RecordAll(ctx, b.lifeEvent("server.stopped")); err != nil {
 		errs = append(errs, fmt.Errorf("recording the stop: %w", err))
 	}

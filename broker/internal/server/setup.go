@@ -11,10 +11,12 @@ import (
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
+	"keyward/broker/internal/keyring"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/policyfile"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/preview"
+	"keyward/broker/internal/rootkey"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -27,9 +29,11 @@ type Operator struct {
 	// Identity is the broker's.
 	Identity Identity
 	// Files exports, plans and applies policies as files.
-	Files *policyfile.Service
-	store *store.Store
-	data  string
+	Files  *policyfile.Service
+	Keys   *keyring.Service
+	config Config
+	store  *store.Store
+	roots  *keystore.Ring
 }
 
 // operatorLimit is how long a command may look at machines before it answers with what it has seen.
@@ -47,31 +51,15 @@ func openOperator(ctx context.Context, c Config, create bool) (*Operator, error)
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	root, err := openRoot(c, create)
+	roots, err := openRoots(c, create)
 	if err != nil {
 		return nil, err
 	}
-	if create {
-		if err := prepareIdentity(ctx, c, root); err != nil {
-			return nil, err
-		}
+	o := &Operator{config: c, roots: roots}
+	if err := o.open(ctx, create); err != nil {
+		return nil, errors.Join(err, o.Close())
 	}
-	id, err := openIdentity(c.Data, root, c.Clock)
-	if err != nil {
-		return nil, err
-	}
-	st, err := store.Open(ctx, store.Options{DSN: c.DSN, Clock: c.Clock, Logger: c.Logger})
-	if err != nil {
-		return nil, err
-	}
-	log, err := newAudit(c, id, st)
-	if err != nil {
-		return nil, errors.Join(err, st.Close())
-	}
-	previews := preview.New(st)
-	previews.Limit = operatorLimit
-	files := policyfile.New(st, policyset.New(st, &feed.Hub{}), previews)
-	return &Operator{Accounts: newAccounts(c, id, st), Audit: log, Identity: id, Files: files, store: st, data: c.Data}, nil
+	return o, nil
 }
 
 // prepareIdentity makes the files of the data folder that are missing, unless the database has accounts: their machines
@@ -107,8 +95,62 @@ func accounts(ctx context.Context, c Config) (n int64, err error) {
 	return n, err
 }
 
-// Close closes the database.
-func (o *Operator) Close() error { return o.store.Close() }
+func (o *Operator) open(ctx context.Context, create bool) error {
+	c := o.config
+	if create {
+		if err := prepareIdentity(ctx, c, o.roots); err != nil {
+			return err
+		}
+	}
+	id, err := openIdentity(c.Data, o.roots, c.Clock)
+	if err != nil {
+		return err
+	}
+	if o.store, err = store.Open(ctx, store.Options{DSN: c.DSN, Clock: c.Clock, Logger: c.Logger}); err != nil {
+		return err
+	}
+	o.Keys = keyring.New(o.store, o.roots)
+	if err := o.Keys.Settle(ctx); err != nil {
+		return err
+	}
+	o.Identity = id
+	previews := preview.New(o.store)
+	previews.Limit = operatorLimit
+	o.Files = policyfile.New(o.store, policyset.New(o.store, &feed.Hub{}), previews)
+	o.Accounts = newAccounts(c, id, o.store)
+	if o.Audit, err = newAudit(c, id, o.store); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Close closes the database and lets the root key go.
+func (o *Operator) Close() error {
+	var err error
+	if o.store != nil {
+		err = o.store.Close()
+	}
+	return errors.Join(err, rootkey.Close(o.roots))
+}
+
+// OpenRotation opens a broker for RotateRoot. ref names the root key to rotate to, as Config.RootKeyNext does; a file that is
+// not there is made. An empty ref means the configured one.
+func OpenRotation(ctx context.Context, c Config, ref, passphraseFrom string) (*Operator, error) {
+	if ref != "" {
+		c.RootKeyNext, c.RootNextPassphraseFrom, c.createNext = ref, passphraseFrom, true
+	}
+	return openOperator(ctx, c, false)
+}
+
+// RotateRoot moves everything from the present root key to the next one. See keyring.Service.RotateRoot.
+func (o *Operator) RotateRoot(ctx context.Context, progress keyring.Progress) (keystore.Root, error) {
+	all := o.roots.Roots()
+	if len(all) < 2 {
+		return nil, errors.New("there is no root key to rotate to, or it is the present one: name another with --to, or with --root-key-next")
+	}
+	to := all[1]
+	return to, o.Keys.RotateRoot(ctx, to, func() error { return rewrapIdentity(o.config.Data, o.roots) }, progress)
+}
 
 // Login is a new person's name and password, which is shown once and kept nowhere.
 type Login struct {

@@ -37,9 +37,43 @@ type Account struct {
 	CheckNextAt  *time.Time
 	CheckAskedAt *time.Time
 	CheckNonce   string
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
-	Version      int64
+	// EarlierKeys are the KEKs of generations before that still wrap something, while a rotation goes on.
+	EarlierKeys []EarlierKey `gorm:"serializer:json"`
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+	Version     int64
+}
+
+// EarlierKey is a KEK of an account that is being replaced, wrapped by a root key.
+type EarlierKey struct {
+	Generation int64  `json:"generation"`
+	RootKeyID  string `json:"root_key_id"`
+	Wrapped    []byte `json:"wrapped"`
+}
+
+// RootKey is a root key that wraps, or wrapped, account keys. It is the broker's own: no tenant's.
+type RootKey struct {
+	ID string `gorm:"primaryKey"`
+	// Provider is a keystore.Provider: what kind of place keeps the key.
+	Provider string
+	// Active is true for the one that wraps new account keys.
+	Active bool
+	// RetiredAt is when the last account key was wrapped anew by the one that followed.
+	RetiredAt *time.Time
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Version   int64
+}
+
+// RootKeyHolder is a broker that runs, or ran until it fell silent, and the IDs of the root keys that it has.
+type RootKeyHolder struct {
+	ID        string `gorm:"primaryKey"`
+	Host      string
+	Holds     []string `gorm:"serializer:json"`
+	SeenAt    time.Time
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Version   int64
 }
 
 // User is a person's log-on. PasswordHash is an argon2id PHC string.
@@ -201,7 +235,21 @@ type DeviceKey struct {
 	// Cipher is the volume's, as its record has it.
 	Cipher     string
 	Generation int64
-	Wrapped    []byte
+	// AccountGeneration is that of the account's KEK that wraps it; 0 where the row does not say.
+	AccountGeneration int64
+	Wrapped           []byte
+}
+
+// KeyRotation is a person's wish that a device gets a new volume key. Status is "waiting" or "cancelled": the data plane
+// cannot re-encrypt yet.
+type KeyRotation struct {
+	Base
+	DeviceID    string
+	Status      string
+	Reason      string
+	RequestedBy string
+	EndedBy     string
+	EndedAt     *time.Time
 }
 
 // RAIDSet is a RAID 0 set of devices; a member's key stays with the member.

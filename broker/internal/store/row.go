@@ -21,6 +21,12 @@ func (b *Base) identity() identity { return identity{&b.ID, &b.CreatedAt, &b.Upd
 
 func (a *Account) identity() identity { return identity{&a.ID, &a.CreatedAt, &a.UpdatedAt, &a.Version} }
 
+func (k *RootKey) identity() identity { return identity{&k.ID, &k.CreatedAt, &k.UpdatedAt, &k.Version} }
+
+func (h *RootKeyHolder) identity() identity {
+	return identity{&h.ID, &h.CreatedAt, &h.UpdatedAt, &h.Version}
+}
+
 // tenantRow is a row of a tenant's table.
 type tenantRow interface{ account() *string }
 
@@ -31,7 +37,7 @@ func (n *AuditNode) account() *string       { return &n.AccountID }
 
 // models are all tables, in an order in which they can be filled.
 func models() []any {
-	return []any{&Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
+	return []any{&RootKey{}, &RootKeyHolder{}, &Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &KeyRotation{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &Notice{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
 		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{}}
 }
