@@ -88,6 +88,7 @@ var collectors = []collector{
 	{api.FactAgentVersion, "agent build", agentVersion},
 	{api.FactOSPatchLevel, "os-release, debian_version", osPatchLevel},
 	{api.FactSecureBoot, "efivarfs SecureBoot", secureBoot},
+	{api.FactHardwareUUID, "DMI product_uuid", hardwareUUID},
 }
 
 // deviceCollectors are those of one device.

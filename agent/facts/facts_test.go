@@ -36,7 +36,8 @@ const headline = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->
 
 func machine(t *testing.T) string {
 	return fixture(t, map[string]string{
-		"etc/debian_version": "12.11\n",
+		"etc/debian_version":            "12.11\n",
+		"sys/class/dmi/id/product_uuid": "4c4c4544-0032-4410-8035-b2c04f4b5931\n",
 		"sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c": "\x06\x00\x00\x00\x01",
 		"var/lib/dpkg/info/openssl.list":                                           "/.\n",
 		"var/lib/dpkg/status":                                                      "Package: openssl\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.0.11-1~deb12u2\n",
@@ -82,7 +83,7 @@ func TestCollect_everyFactWithSourceTimeAndGrade(t *testing.T) {
 		api.FactGuestOS: {runtime.GOOS}, api.FactArchitecture: {"64"}, api.FactHostName: {"web-1"}, api.FactKernelVersion: {"6.1.0-56-cloud-amd64"},
 		api.FactOSVersion: {"12.7"}, api.FactOSName: {`Debian "12" (bookworm)`}, api.FactTCPPorts: {"22", "80", "8080"}, api.FactUDPPorts: {"68"},
 		api.FactLocation: {"rack 7"}, api.FactUserData: {"DataKey=MySecretKey"}, api.FactAgentVersion: {"0.1.0"},
-		api.FactMountPoint: {"/mnt/secure"}, api.FactAccessType: {ReadOnly}, api.FactSecureBoot: {"enabled"}, api.FactOSPatchLevel: {"12.11"},
+		api.FactMountPoint: {"/mnt/secure"}, api.FactAccessType: {ReadOnly}, api.FactSecureBoot: {"enabled"}, api.FactOSPatchLevel: {"12.11"}, api.FactHardwareUUID: {"4c4c4544-0032-4410-8035-b2c04f4b5931"},
 		api.FactSecuritySoftware: {},
 	}
 	got := byName(e)
@@ -116,6 +117,7 @@ func TestCollect_missingFactSaysWhyAndHasNoValue(t *testing.T) {
 	}{
 		{name: "no host name", write: map[string]string{"proc/sys/kernel/hostname": "\n"}, fact: api.FactHostName, why: "empty"},
 		{name: "no kernel version", remove: []string{"proc/sys/kernel/osrelease"}, fact: api.FactKernelVersion, why: "no such file"},
+		{name: "a machine without SMBIOS", remove: []string{"sys/class/dmi/id/product_uuid"}, fact: api.FactHardwareUUID, why: "no such file"},
 		{name: "rolling distribution", write: map[string]string{"etc/os-release": "ID=arch\nPRETTY_NAME=Arch\n"}, fact: api.FactOSVersion, why: "VERSION_ID"},
 		{name: "no os-release", remove: []string{"etc/os-release"}, fact: api.FactOSName, why: "no such file"},
 		{name: "endless os-release", write: map[string]string{"etc/os-release": strings.Repeat("#", 100_000)}, fact: api.FactOSName, why: "longer"},

@@ -42,6 +42,11 @@ func kernelVersion(_ context.Context, s Sources) ([]string, error) {
 	return line(s.path("proc/sys/kernel/osrelease"))
 }
 
+// hardwareUUID names the machine to programs outside it. Machines of some kinds have none.
+func hardwareUUID(_ context.Context, s Sources) ([]string, error) {
+	return line(s.path("sys/class/dmi/id/product_uuid"))
+}
+
 func osVersion(_ context.Context, s Sources) ([]string, error) { return osRelease(s, "VERSION_ID") }
 func osName(_ context.Context, s Sources) ([]string, error)    { return osRelease(s, "PRETTY_NAME") }
 

@@ -51,6 +51,7 @@ const (
 
 	FactSecureBoot   FactName = "secure_boot"    // "enabled", "disabled", "setup mode" or "legacy BIOS"
 	FactOSPatchLevel FactName = "os_patch_level" // version: point release or service pack
+	FactHardwareUUID FactName = "hardware_uuid"  // string, the SMBIOS one
 	FactOSUpdated    FactName = "os_updated"     // date of the newest installation or update of a package
 
 	FactSecuritySoftware FactName = "security_software" // set of strings: the products below that are installed

@@ -13,6 +13,11 @@ var deepSecurityExpectations = func() []expectation {
 		{api.FactDSMStatus, api.OpEqual, "green", []string{"green"}, []string{"yellow", "red", "grey", "Green", ""}},
 		{api.FactDSMStatus, api.OpNotEqual, "red", []string{"green", "yellow", "grey"}, []string{"red", "on"}},
 	}
+	// What a machine is found by.
+	out = append(out,
+		expectation{api.FactHardwareUUID, api.OpEqual, "4c4c4544-0032", []string{"4c4c4544-0032"}, []string{"4c4c4544-0033", ""}},
+		expectation{api.FactHardwareUUID, api.OpNotEqual, "4c4c4544-0032", []string{"4c4c4544-0033"}, []string{"4c4c4544-0032"}},
+		expectation{api.FactHardwareUUID, api.OpIn, "4c4c4544-0032, 4c4c4544-0034", []string{"4c4c4544-0034"}, []string{"4c4c4544-0033"}})
 	for _, name := range []api.FactName{api.FactDSMAntiMalware, api.FactDSMWebReputation, api.FactDSMFirewall, api.FactDSMIntrusionPrevention,
 		api.FactDSMIntegrityMonitoring, api.FactDSMLogInspection} {
 		out = append(out,

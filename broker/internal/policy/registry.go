@@ -66,6 +66,8 @@ var registry = []FactInfo{
 		Operators: addressOperators, Example: "2001:db8::/32", Help: "The IPv6 address that the key request came from. " + addressHelp, Observed: true},
 	{Name: api.FactHostName, Title: "Host Name", Type: TypeString, MultipleConditions: true, Operators: textOperators,
 		Example: "db-01.example.org", Help: "The machine's host name, compared exactly." + regexHelp},
+	{Name: api.FactHardwareUUID, Title: "Hardware UUID", Type: TypeString, MultipleConditions: true, Operators: []api.Operator{api.OpEqual, api.OpNotEqual, api.OpIn},
+		Example: "4c4c4544-0032-4410-8035-b2c04f4b5931", Help: "The SMBIOS UUID of the machine, in lower case as Linux shows it; \"in\" takes a comma separated list."},
 	{Name: api.FactOSName, Title: "OS Name", Type: TypeString, MultipleConditions: true, Operators: textOperators,
 		Example: "Debian GNU/Linux 12 (bookworm)", Help: "The operating system's full name, compared exactly." + regexHelp},
 	{Name: api.FactOSVersion, Title: "OS Version", Type: TypeVersion, MultipleConditions: true, Operators: orderOperators,
