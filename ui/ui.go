@@ -28,6 +28,8 @@ var pages = mustLoad()
 // The pages and their models.
 var models = map[string]any{
 	"logon":             LogOnPage{},
+	"logon-code":        LogOnCodePage{},
+	"second-factor":     SecondFactorPage{},
 	"problem":           ProblemPage{},
 	"running-instances": RunningInstancesPage{},
 	"key-request":       KeyRequestPage{},

@@ -132,6 +132,8 @@ type FormPage struct {
 	// Download says that the answer is a file and the page stays.
 	Download bool
 	Cancel   string
+	// Links lead to further actions, below the form.
+	Links []Button
 	// Disabled hides the form: nothing can be submitted.
 	Disabled bool
 }

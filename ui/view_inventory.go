@@ -3,9 +3,12 @@ package ui
 // InstancePage shows one machine.
 type InstancePage struct {
 	Frame
-	Status   Badge
-	Facts    []Pair
-	Identity []Pair // key and certificate
+	// Suspicion says why the machine may exist twice; Clear takes it back.
+	Suspicion string
+	Clear     *Button
+	Status    Badge
+	Facts     []Pair
+	Identity  []Pair // key and certificate
 	// Warning is why a person should look at the identity; Decide are the buttons for it.
 	Warning string
 	Decide  []Button

@@ -78,6 +78,8 @@ type KeyRequestPage struct {
 	Rules   []RuleCount
 	Values  []KeyValue
 	History []HistoryLine
+	// Approvals is nil where one person decides and nobody has.
+	Approvals *Approvals
 	// Decide is nil when nothing is to be decided, or not by this person; Closed then says why.
 	Decide *Decide
 	Assign *Assign
@@ -122,9 +124,25 @@ type Decide struct {
 	ApproveURL, DenyURL string
 	Version             int64
 	Reason              Field
-	Cancel              string
+	// Code is asked for where an approval needs a fresh second factor.
+	Code   *Field
+	Cancel string
 	// Warning is shown above the buttons, for example when rules failed.
 	Warning string
+}
+
+// Approvals says who has approved a request, and how many must.
+type Approvals struct {
+	Text string
+	Rows []ApprovalRow
+}
+
+// ApprovalRow is one person's approval.
+type ApprovalRow struct {
+	User   string
+	At     When
+	Reason string
+	State  Badge
 }
 
 // Assign is the form that puts an Unknown request's device into a policy.

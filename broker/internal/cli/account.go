@@ -129,7 +129,36 @@ func userCommand(s *settings) *cobra.Command {
 	create.Flags().StringVar(&email, "email", "", "email `address`")
 	create.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	required(create, "account", "role")
-	return group("user", "Manage users", create)
+	return group("user", "Manage users", create, resetFactorCommand(s))
+}
+
+func resetFactorCommand(s *settings) *cobra.Command {
+	var account string
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "reset-second-factor NAME --account ACCOUNT", Short: "Take a user's second factor away", Args: usage(cobra.ExactArgs(1)),
+		Long: "Take the second factor of a user away who lost it, for example when no other Account Administrator can. The user's sessions\n" +
+			"end, and the password alone opens the log-on until a new second factor is set up. It is in the account's audit log.\n\n" + exitHelp,
+		RunE: func(c *cobra.Command, args []string) error {
+			return operate(s, c, func(o *server.Operator) error {
+				if err := o.ResetFactor(c.Context(), account, args[0]); err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(c.OutOrStdout(), struct {
+						Name  string `json:"name"`
+						Reset bool   `json:"second_factor_reset"`
+					}{args[0], true})
+				}
+				_, err := fmt.Fprintf(c.OutOrStdout(), "The second factor of %s was reset, and the user's sessions were ended.\n", args[0])
+				return err
+			})
+		},
+	}
+	c.Flags().StringVar(&account, "account", "", "`name` or ID of the account")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	required(c, "account")
+	return c
 }
 
 func tokenCommand(s *settings) *cobra.Command {

@@ -5,11 +5,23 @@ import (
 	"net/http"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/stepup"
 	"keyward/broker/internal/tenant"
 	"keyward/ui"
 )
 
-func approveRequest(v *visit) error { return v.decide(v.Requests.Approve, "approved") }
+// approveRequest shows the second factor first where the form brings a code.
+func approveRequest(v *visit) error {
+	if code := v.text("code"); code != "" {
+		until, err := v.Accounts.ShowFactor(v.ctx, v.p, api.FactorCode{Code: code})
+		if err != nil {
+			return v.requestAgain(err)
+		}
+		shown := until.Add(-stepup.FreshFor)
+		v.p.FactorAt = &shown
+	}
+	return v.decide(v.Requests.Approve, "approved")
+}
 
 func denyRequest(v *visit) error { return v.decide(v.Requests.Deny, "denied") }
 
@@ -22,6 +34,9 @@ func (v *visit) decide(do func(context.Context, tenant.Principal, string, api.De
 	}
 	err = do(v.ctx, v.p, v.id(), api.Decision{Reason: v.text("reason"), Version: version})
 	if err == nil {
+		if r, err := v.Requests.Get(v.ctx, v.p, v.id()); done == "approved" && err == nil && r.Status == api.KeyPending {
+			return v.to("/key-requests/"+v.id(), "seconded")
+		}
 		return v.to("/instances", done)
 	}
 	return v.requestAgain(err)
@@ -42,6 +57,10 @@ func (v *visit) requestAgain(cause error) error {
 	}
 	if page.Decide != nil {
 		page.Decide.Reason.Value = v.text("reason")
+		if page.Decide.Code != nil && fields["code"] != "" {
+			page.Decide.Code.Error = sentence(fields["code"])
+			delete(fields, "code")
+		}
 	}
 	explain(flash, mark(fields))
 	page.Flash = flash

@@ -3,6 +3,7 @@ package console
 import (
 	"context"
 	"io"
+	"time"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
@@ -17,7 +18,20 @@ type Accounts interface {
 	LogOn(ctx context.Context, in api.LogOn, address, userAgent string) (api.LoggedOn, error)
 	// Authenticate finds the person of a session token and notes that the session is in use.
 	Authenticate(ctx context.Context, token, address string) (tenant.Principal, error)
+	// AuthenticateAny is Authenticate for sessions that are not complete too.
+	AuthenticateAny(ctx context.Context, token, address string) (tenant.Principal, error)
 	LogOff(ctx context.Context, p tenant.Principal) error
+
+	FactorInfo(ctx context.Context, p tenant.Principal) (api.FactorInfo, error)
+	StartFactor(ctx context.Context, p tenant.Principal, in api.FactorStart) (api.FactorSetup, error)
+	ConfirmFactor(ctx context.Context, p tenant.Principal, in api.FactorCode) (api.RecoveryCodes, error)
+	// ShowFactor completes a log-on, or makes the session's second factor fresh until the time that it returns.
+	ShowFactor(ctx context.Context, p tenant.Principal, in api.FactorCode) (time.Time, error)
+	NewRecoveryCodes(ctx context.Context, p tenant.Principal, in api.FactorCode) (api.RecoveryCodes, error)
+	RemoveFactor(ctx context.Context, p tenant.Principal, in api.FactorCode) error
+	ResetFactor(ctx context.Context, p tenant.Principal, userID string) error
+	FactorSettings(ctx context.Context, p tenant.Principal) (api.FactorSettings, error)
+	SetFactorSettings(ctx context.Context, p tenant.Principal, in api.FactorSettings) error
 
 	Account(ctx context.Context, p tenant.Principal) (api.Account, error)
 	Users(ctx context.Context, p tenant.Principal) ([]api.User, error)
@@ -104,6 +118,8 @@ type Requests interface {
 	// Notices are what happened by itself and nobody has put aside.
 	Notices(ctx context.Context, p tenant.Principal) (api.NoticeList, error)
 	Dismiss(ctx context.Context, p tenant.Principal, id string) error
+	// Clear takes a person's word that a machine under suspicion is the only one of its identity.
+	Clear(ctx context.Context, p tenant.Principal, instanceID string, in api.Clearance) error
 }
 
 // DeepSecurity is the account's connection to a Deep Security Manager.

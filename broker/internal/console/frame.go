@@ -61,6 +61,7 @@ var menu = []struct {
 		{"User Management", "users", "/admin/users", rbac.UsersRead},
 		{"Deep Security Settings", "lock", deepSecurityPath, rbac.DeepSecurityRead},
 		{"Change Password", "key", "/admin/password", rbac.PasswordOwn},
+		{"Second Factor", "lock", "/admin/second-factor", rbac.SecondFactorOwn},
 		{"Sessions", "user", "/admin/sessions", rbac.SessionsOwn},
 		{"Time Information", "clock", "/admin/time", rbac.TimeSettingsRead},
 	}},
@@ -74,7 +75,7 @@ type menuItem struct {
 // alsoUnder are paths that belong to a menu entry although they do not start with its address.
 var alsoUnder = map[string]string{
 	"/key-requests": "/instances", "/inventory/raid-sets": "/inventory/devices",
-	"/admin/roles": "/admin/users", "/admin/account": "/admin/users", "/admin/tokens": "/admin/users",
+	"/admin/roles": "/admin/users", "/admin/account": "/admin/users", "/admin/second-factor-settings": "/admin/users", "/admin/tokens": "/admin/users",
 }
 
 func (v *visit) nav() []ui.NavGroup {

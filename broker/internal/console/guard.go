@@ -5,11 +5,13 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/problem"
 )
@@ -49,6 +51,9 @@ func (c *console) guarded(r Route) fiber.Handler {
 			if err := httpapi.CheckCSRF(f, token); err != nil {
 				return err
 			}
+			if v.p.Stage != api.StageComplete && !slices.Contains(stages[r.Path], v.p.Stage) {
+				return v.complete()
+			}
 			if !v.may(r.Operation) {
 				return problem.Forbidden(string(r.Operation))
 			}
@@ -77,7 +82,7 @@ func (c *console) serve(f *fiber.Ctx, handle func(*visit) error) error {
 }
 
 func (v *visit) authenticate(token string) error {
-	p, err := v.Accounts.Authenticate(v.ctx, token, v.http.IP())
+	p, err := v.Accounts.AuthenticateAny(v.ctx, token, v.http.IP())
 	if err != nil {
 		return err
 	}
@@ -96,11 +101,15 @@ func (v *visit) askLogOn() error {
 	if v.http.Method() != http.MethodGet || strings.HasPrefix(v.http.Path(), "/events/") {
 		return problem.Unauthenticated()
 	}
-	next := localPath(v.http.OriginalURL(), "/")
+	return v.http.Redirect(withNext("/logon", localPath(v.http.OriginalURL(), "/")), fiber.StatusSeeOther)
+}
+
+// withNext is the address of a page that goes on to another.
+func withNext(page, next string) string {
 	if next == "/" {
-		return v.http.Redirect("/logon", fiber.StatusSeeOther)
+		return page
 	}
-	return v.http.Redirect("/logon?next="+url.QueryEscape(next), fiber.StatusSeeOther)
+	return page + "?next=" + url.QueryEscape(next)
 }
 
 // showProblem answers an error with a page. Errors that are not the visitor's go to the log and are not shown.

@@ -32,6 +32,9 @@ func showInstance(v *visit) error {
 		Empty: ui.Empty{Icon: "disk", Title: "No devices", Text: "This machine has not published a device besides its root disk."},
 		Back:  ui.Link{Text: "Back", URL: "/instances"},
 	}
+	if page.Suspicion = i.Suspicion; i.Suspicion != "" && v.may(rbac.KeyRequestsDecide) {
+		page.Clear = &ui.Button{Text: "There is only one", Icon: "check", URL: "/instances/" + i.ID + "/clear", Dialog: true}
+	}
 	page.Identity, page.Warning = v.identity(i), keyWarning(i)
 	if v.may(rbac.InstancesWrite) {
 		if k := i.KeyConflict; k != nil && k.Decision != api.KeyAccepted {
@@ -67,10 +70,52 @@ func instanceBadge(i api.Instance) ui.Badge {
 	switch {
 	case i.CertificateRevokedAt != nil:
 		return ui.Badge{Text: "Certificate revoked", Icon: "ban", Tone: ui.ToneBad}
+	case i.Suspicion != "":
+		return ui.Badge{Text: "May exist twice", Icon: "alert", Tone: ui.ToneBad}
 	case i.Missing:
 		return ui.Badge{Text: "Missing", Icon: "unknown", Tone: ui.ToneBad}
 	case i.LastSeenAt == nil:
 		return ui.Badge{Text: "Enrolled, not heard of yet", Icon: "clock", Tone: ui.ToneIdle}
 	}
 	return ui.Badge{Text: "Reporting", Icon: "activity", Tone: ui.ToneGood}
+}
+
+func askClear(v *visit) error {
+	i, err := v.Inventory.Instance(v.ctx, v.p, v.id())
+	if err != nil {
+		return err
+	}
+	return v.show(http.StatusOK, "form", v.clearPage(i, ""))
+}
+
+func (v *visit) clearPage(i api.Instance, reason string) ui.FormPage {
+	return ui.FormPage{
+		Frame:  v.frame("Clear Machine", "", crumbRunning, ui.Link{Text: instanceName(i), URL: "/instances/" + i.ID}),
+		Action: "/instances/" + i.ID + "/clear",
+		Lead: []string{"Whoever has a copy of this machine's disk has its identity. Clear it once you know that the copy is gone, or enrol the machine anew instead: then the copy's certificate is worth nothing.",
+			"Policies give it keys again from then on. If both are heard of again, so is the suspicion."},
+		Facts: []ui.Pair{{Label: "Suspicion", Value: i.Suspicion}, {Label: "Since", Value: v.exact(i.SuspectedAt)}},
+		Fields: []ui.Field{{Name: "reason", Label: "Reason", Type: "textarea", Required: true, MaxLength: 1024, Value: reason,
+			Help: "Kept in the audit log together with your name."}},
+		Submit: "Clear", Danger: true, Cancel: "/instances/" + i.ID,
+	}
+}
+
+func clearInstance(v *visit) error {
+	err := v.Requests.Clear(v.ctx, v.p, v.id(), api.Clearance{Reason: v.text("reason")})
+	if err == nil {
+		return v.to("/instances/"+v.id(), "cleared")
+	}
+	status, flash, fields, ok := refusal(err)
+	if !ok {
+		return err
+	}
+	i, err := v.Inventory.Instance(v.ctx, v.p, v.id())
+	if err != nil {
+		return err
+	}
+	page := v.clearPage(i, v.text("reason"))
+	explain(flash, mark(fields, page.Fields))
+	page.Flash = flash
+	return v.show(status, "form", page)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/account"
 	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/problem"
 	"keyward/ui"
@@ -39,6 +40,11 @@ func logOn(v *visit) error {
 		return v.show(p.Status, "logon", page)
 	}
 	httpapi.SetSession(v.http, session.Token, session.ExpiresAt)
+	if session.Stage == api.StageCode {
+		// The cookie must outlive the code's few minutes; how long the session counts is the broker's business.
+		httpapi.SetSession(v.http, session.Token, session.ExpiresAt.Add(account.SessionLife))
+		next = withNext("/logon/code", next)
+	}
 	return v.http.Redirect(next, fiber.StatusSeeOther)
 }
 

@@ -24,6 +24,7 @@ func (v *visit) policyForm(current api.Policy) (api.Policy, map[string]string) {
 	in.RevokeMode = api.RevokeMode(v.form("revoke_mode"))
 	for name, to := range map[string]*int64{
 		"approve_after_seconds": &in.ApproveAfterSeconds, "lease_seconds": &in.LeaseSeconds, "heartbeat_seconds": &in.HeartbeatSeconds,
+		"request_seconds": &in.RequestSeconds,
 	} {
 		n, err := parseSpan(v.text(name))
 		if err != nil {
@@ -33,6 +34,14 @@ func (v *visit) policyForm(current api.Policy) (api.Policy, map[string]string) {
 		*to = n
 	}
 	v.checkForm(&in, wrong)
+	in.ResourcePool, in.SeparateApprover = v.form("resource_pool") == "yes", v.form("separate_approver") == "yes"
+	if in.ApprovalsNeeded = 1; v.text("approvals_needed") != "" {
+		n, err := v.number("approvals_needed")
+		if err != nil || n < 1 || n > 10 {
+			wrong["approvals_needed"] = "enter a whole number from 1 to 10"
+		}
+		in.ApprovalsNeeded = n
+	}
 	in.ImageIDs, in.DeviceIDs = nil, nil // nil leaves the default policy's computed members alone
 	if !current.Default {
 		in.ImageIDs, in.DeviceIDs = append([]string{}, v.forms("image")...), append([]string{}, v.forms("device")...)

@@ -28,6 +28,8 @@ func (v *visit) policyPage(p api.Policy) (ui.PolicyPage, error) {
 		Info: []ui.Field{
 			{Name: "name", Label: "Name", Type: "text", Value: p.Name, Required: true, MaxLength: 32, Disabled: !write || p.Default, Help: "1 to 32 characters."},
 			{Name: "description", Label: "Description", Type: "textarea", Value: p.Description, MaxLength: 1024, Disabled: !write},
+			{Name: "resource_pool", Label: "Enable resource pooling", Type: "checkbox", Checked: p.ResourcePool, Disabled: !write,
+				Help: "Each machine of this policy gets one of its devices: the one that it asks for or, when another machine uses that, a free one that it sees."},
 		},
 		Actions: actionFields(p, !write), Preview: ui.Preview{CanRun: write},
 	}
@@ -96,6 +98,12 @@ func actionFields(p api.Policy, locked bool) []ui.Field {
 		{Name: "approve_after_seconds", Label: "Approve by itself after", Type: "text", Value: span(p.ApproveAfterSeconds), Disabled: locked,
 			Help: "Only with Manual Approve above: a time such as 30s, 15m or 2h after which a request that matched every rule is approved if nobody acts. Empty for never."},
 		{Name: "on_failure", Label: "If one or more rule fails", Type: "select", Options: options(string(p.OnFailure), actions...), Disabled: locked},
+		{Name: "approvals_needed", Label: "People who must approve", Type: "number", Value: strconv.FormatInt(max(p.ApprovalsNeeded, 1), 10), Min: "1", Max: "10", Disabled: locked,
+			Help: "Where a person decides, this many different people must approve within 24 hours of each other; one denial ends the request."},
+		{Name: "separate_approver", Label: "Not by who brought the request about", Type: "checkbox", Checked: p.SeparateApprover, Disabled: locked,
+			Help: "Who made the machine's enrolment token, configured the device, or put it into its policy from the request, may not approve."},
+		{Name: "request_seconds", Label: "Requests wait for", Type: "text", Value: span(requestLife(p)), Disabled: locked,
+			Help: "How long a request waits for people before it expires, from 60s to 30d."},
 		{Name: "lease_seconds", Label: "Lease", Type: "text", Value: span(p.LeaseSeconds), Required: true, Disabled: locked,
 			Help: "How long a delivered key lives when the machine and this broker lose contact, from 10s to 30d. It is also how long an outage of the broker may last."},
 		{Name: "heartbeat_seconds", Label: "Heartbeat", Type: "text", Value: span(p.HeartbeatSeconds), Required: true, Disabled: locked,
@@ -104,6 +112,14 @@ func actionFields(p api.Policy, locked bool) []ui.Field {
 			Options: options(string(p.RevokeMode), "", "As fits: suspend if a check may take the key, else unmount", string(api.RevokeUnmount), "Unmount the volume", string(api.RevokeSuspend), "Suspend: requests wait until the key is granted again"),
 			Help:    "Either way programs that are writing may lose what they have not written yet; suspending keeps the file system consistent."},
 	}, checkFields(p, locked))
+}
+
+// requestLife is how long requests of a policy wait; a week where nobody has said anything else.
+func requestLife(p api.Policy) int64 {
+	if p.RequestSeconds == 0 {
+		return 7 * 86400
+	}
+	return p.RequestSeconds
 }
 
 func factOf(facts []policy.FactInfo, name api.FactName) (policy.FactInfo, bool) {

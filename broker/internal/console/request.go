@@ -1,6 +1,7 @@
 package console
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -44,6 +45,7 @@ func (v *visit) requestPage(r api.KeyRequestDetail) (ui.KeyRequestPage, error) {
 	if page.Reason == "" {
 		page.Reason = r.Verdict.Reason
 	}
+	page.Approvals = v.approvals(r)
 	page.Live = feed.TopicKeyRequests
 	page.Rules, page.Values = v.keyValues(r.Verdict.Findings)
 	return page, v.openActions(&page, r)
@@ -66,7 +68,11 @@ func (v *visit) openActions(page *ui.KeyRequestPage, r api.KeyRequestDetail) err
 			page.Assign = assign
 		}
 		if v.may(rbac.KeyRequestsDecide) && inOnePolicy(r.Integrity) {
-			page.Decide = v.decideForm(r)
+			form, err := v.decideForm(r)
+			if err != nil {
+				return err
+			}
+			page.Decide = form
 		}
 		if page.Decide == nil && page.Assign == nil {
 			page.Closed = "This request waits for a decision that your role cannot take."
@@ -91,7 +97,7 @@ func (v *visit) openActions(page *ui.KeyRequestPage, r api.KeyRequestDetail) err
 	return nil
 }
 
-func (v *visit) decideForm(r api.KeyRequestDetail) *ui.Decide {
+func (v *visit) decideForm(r api.KeyRequestDetail) (*ui.Decide, error) {
 	failed := 0
 	for _, f := range r.Verdict.Findings {
 		if f.Status == api.RuleFailed {
@@ -108,7 +114,40 @@ func (v *visit) decideForm(r api.KeyRequestDetail) *ui.Decide {
 		form.Warning = strconv.Itoa(failed) + " " + plural(int64(failed), "rule", "rules") +
 			" failed. Approving gives the key to a machine that does not comply with its policy."
 	}
-	return form
+	info, err := v.Accounts.FactorInfo(v.ctx, v.p)
+	if err != nil {
+		return nil, err
+	}
+	if info.StepUp && info.FreshUntil == nil {
+		code := codeField()
+		code.Required, code.Help = false, "To approve: six digits of your authenticator, or a recovery code. Denying needs none."
+		form.Code = &code
+	}
+	return form, nil
+}
+
+// approvals shows who has approved where the policy needs several people, or somebody has.
+func (v *visit) approvals(r api.KeyRequestDetail) *ui.Approvals {
+	if r.ApprovalsNeeded < 2 && len(r.Approvals) == 0 {
+		return nil
+	}
+	out := &ui.Approvals{}
+	count := 0
+	for _, a := range r.Approvals {
+		row := ui.ApprovalRow{User: a.User, At: v.when(a.At), Reason: a.Reason, State: ui.Badge{Text: "Counts", Icon: "check", Tone: ui.ToneGood}}
+		switch {
+		case a.Void != "":
+			row.State = ui.Badge{Text: "Does not count: " + a.Void, Icon: "ban", Tone: ui.ToneIdle}
+		case r.Status == api.KeyPending:
+			row.State.Text = "Counts until " + v.exact(&a.ExpiresAt)
+			count++
+		default:
+			count++
+		}
+		out.Rows = append(out.Rows, row)
+	}
+	out.Text = fmt.Sprintf("%d of %d %s approved.", count, r.ApprovalsNeeded, plural(r.ApprovalsNeeded, "person has", "people have"))
+	return out
 }
 
 func (v *visit) assignForm(r api.KeyRequestDetail) (*ui.Assign, error) {
@@ -175,6 +214,15 @@ func (v *visit) requestFacts(r api.KeyRequestDetail) []ui.Pair {
 		pairs = append(pairs, ui.Pair{Label: "May approve", Value: approverNames(r.MayApprove)})
 	}
 	pairs = append(pairs, v.checkPairs(r)...)
+	if r.RequestedDeviceName != "" {
+		pairs = append(pairs, ui.Pair{Label: "Asked for", Value: r.RequestedDeviceName + ", which another machine of the resource pool uses"})
+	}
+	if r.SeparateApprover {
+		pairs = append(pairs, ui.Pair{Label: "Approver", Value: "not who enrolled the machine, configured the device, or put it into its policy from this request"})
+	}
+	if r.ExpiresAt != nil {
+		pairs = append(pairs, ui.Pair{Label: "Expires", Value: v.exact(r.ExpiresAt)})
+	}
 	if r.LeaseExpiresAt != nil {
 		pairs = append(pairs, ui.Pair{Label: "Lease ends", Value: v.exact(r.LeaseExpiresAt)})
 	}

@@ -20,7 +20,7 @@ func (v *visit) userTabs() []ui.Tab {
 		title, url string
 		op         rbac.Operation
 	}{{"Users", "/admin/users", rbac.UsersRead}, {"Roles", "/admin/roles", rbac.RolesRead},
-		{"Account", "/admin/account", rbac.AccountRead}, {"Enrolment Tokens", "/admin/tokens", rbac.EnrolmentTokensRead}} {
+		{"Second Factor", "/admin/second-factor-settings", rbac.SecondFactorSettingsRead}, {"Account", "/admin/account", rbac.AccountRead}, {"Enrolment Tokens", "/admin/tokens", rbac.EnrolmentTokensRead}} {
 		if v.may(t.op) {
 			tabs = append(tabs, ui.Tab{Title: t.title, URL: t.url, Current: under(path, t.url)})
 		}
@@ -107,7 +107,15 @@ func showUser(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show(http.StatusOK, "form", v.userPage(u.ID, api.UserWrite{Name: u.Name, DisplayName: u.DisplayName, Email: u.Email, Role: u.Role}))
+	page := v.userPage(u.ID, api.UserWrite{Name: u.Name, DisplayName: u.DisplayName, Email: u.Email, Role: u.Role})
+	page.Facts = append(page.Facts, ui.Pair{Label: "Second factor", Value: "none"})
+	if u.SecondFactorSince != nil {
+		page.Facts[0].Value = "since " + v.exact(u.SecondFactorSince)
+		if v.may(rbac.UsersWrite) && u.ID != v.p.UserID {
+			page.Links = append(page.Links, ui.Button{Text: "Reset second factor", Icon: "lock", URL: "/admin/users/" + u.ID + "/reset-factor", Dialog: true, Danger: true})
+		}
+	}
+	return v.show(http.StatusOK, "form", page)
 }
 
 func saveUser(v *visit) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"keyward/broker/api"
@@ -218,6 +219,24 @@ func (o *Operator) NewUser(ctx context.Context, accountName string, in api.UserW
 		return api.User{}, nil, fmt.Errorf("creating user %q: %w", in.Name, err)
 	}
 	return u, &Login{u.Name, in.Password}, nil
+}
+
+// ResetFactor takes a user's second factor away, by the user's name, and ends the user's sessions.
+func (o *Operator) ResetFactor(ctx context.Context, accountName, user string) error {
+	p, err := o.Account(ctx, accountName)
+	if err != nil {
+		return err
+	}
+	users, err := o.Accounts.Users(ctx, p)
+	if err != nil {
+		return err
+	}
+	for _, u := range users {
+		if strings.EqualFold(u.Name, user) {
+			return o.Accounts.ResetFactor(ctx, p, u.ID)
+		}
+	}
+	return fmt.Errorf("account %q has no user %q; its log-on names are in the console under Administration > User Management", accountName, user)
 }
 
 // NewToken makes an enrolment token for an account.

@@ -40,6 +40,10 @@ type Broker struct {
 	deepSecurity api.DeepSecuritySettings
 	checks       api.CheckSettings
 	notices      []api.Notice
+	// Stage is that of every session.
+	Stage   api.Stage
+	factors api.FactorSettings
+	phones  map[string]time.Time
 	// Refuse, when set, is the answer of every write: tests of how pages show refusals.
 	Refuse error
 }

@@ -50,6 +50,12 @@ func (b *Broker) fillRequests(ago func(time.Duration) time.Time) {
 			Reason:  "1 of 3 rules failed, and the policy leaves that to a person.",
 			History: []api.KeyRequestEvent{{At: ago(s.age), To: api.KeyPending, Event: "asked", Actor: "instance:" + d.InstanceID, Reason: "1 of 3 rules failed, and the policy leaves that to a person."}},
 		}
+		if r.ApprovalsNeeded = 1; i == 0 {
+			ends := b.Clock().Add(6 * 24 * time.Hour)
+			r.ApprovalsNeeded, r.ExpiresAt, r.SeparateApprover = 3, &ends, true
+			r.Approvals = []api.Approval{{UserID: "user-8", User: "nina", At: ago(5 * time.Minute), Reason: "I have moved this machine myself.", ExpiresAt: ends},
+				{UserID: "user-9", User: "bob", At: ago(30 * time.Hour), ExpiresAt: ago(6 * time.Hour), Void: "expired"}}
+		}
 		if s.integrity == api.IntegrityGood {
 			r.Verdict.Findings, r.Verdict.ApproveAfterSeconds = findings[1:], 900
 			r.Reason, r.Verdict.Reason = "All rules match; the policy leaves the decision to a person.", ""
