@@ -178,6 +178,42 @@ func TestPolicy_tabsPickerAndRules(t *testing.T) {
 	b.until("the list", `location.pathname === '/policies' && document.body.textContent.includes('Web servers')`)
 }
 
+// A rule on a package asks for its name, one on a product offers the products, and an expression has room to be read.
+func TestPolicy_rulesOnPackagesProductsAndExpressions(t *testing.T) {
+	b := open(t, demo(t))
+	b.logOn(demoAccount, "ada", demoPassword)
+	b.visit("/policies/policy-2#part-rules")
+	rules := eval[int](b, `document.querySelectorAll('.rule').length`)
+	name := func(field string) string { return fmt.Sprintf(`[name="rules[%d].%s"]`, rules, field) }
+	is := func(field, tag string) string {
+		return fmt.Sprintf(`document.querySelector('%s')?.tagName === '%s'`, name(field), tag)
+	}
+	fact := func(value string) {
+		eval[bool](b, fmt.Sprintf(`(() => { const s = document.querySelector('%s'); s.value = '%s'; return s.dispatchEvent(new Event('change', { bubbles: true })) })()`, name("fact"), value))
+	}
+	b.do("a fact", chromedp.SetValue(chromedp.CSS("#new-fact"), "package_version"))
+	b.do("add", chromedp.Click(chromedp.CSS("[value=add-rule]")))
+	b.until("the package", is("subject", "INPUT"))
+	fact("av_pattern_date")
+	b.until("the products", is("subject", "SELECT"))
+	b.inspect("rule on a product")
+	fact("expression")
+	b.until("the expression", is(`conditions[0].value`, "TEXTAREA")+` && document.querySelector('`+name("subject")+`') === null`)
+	b.do("type", chromedp.SetValue(chromedp.CSS(name("conditions[0].value")), "facts.guest_os == \"linux\" &&\n  facts.shoe_size > 42"))
+	b.inspect("rule by an expression")
+	for _, width := range []int64{768, 390} {
+		b.viewport(width, 900)
+		b.inspect(fmt.Sprintf("rule by an expression at %d", width))
+	}
+	b.theme("dark")
+	b.press(".buttons [name=then][value=stay]")
+	b.until("the place of the error", `document.querySelector('.rule .error')?.textContent.includes("ine 2, column 8: undefined field 'shoe_size'")`)
+	b.inspect("refused expression in the dark")
+	b.do("correct", chromedp.SetValue(chromedp.CSS(name("conditions[0].value")), "facts.guest_os == \"linux\" &&\n  !(80 in facts.listening_tcp_ports)"))
+	b.press(".buttons [name=then][value=stay]")
+	b.until("what was saved", fmt.Sprintf(`document.querySelector('%s')?.value.includes("\n  !(80 in")`, name("conditions[0].value")))
+}
+
 // Z-27: before a policy is saved its page says what it would do, and what it would have done; nothing is saved by asking.
 func TestPolicy_previewAndReplay(t *testing.T) {
 	b := open(t, demo(t))
