@@ -2,6 +2,7 @@ package policy
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,6 +103,33 @@ func TestAppraise_findingsExplainTheVerdict(t *testing.T) {
 	}
 	if v.Reason != `2 of 4 rules of policy "p" failed (Network Services (TCP), Host Name): the policy denies.` {
 		t.Errorf("reason %q", v.Reason)
+	}
+}
+
+// E-12: what no rule judges is informational, all of the picture of the product that Keyward succeeds among it.
+func TestAppraise_informationalFactsOfTheFigure(t *testing.T) {
+	t.Parallel()
+	c := Context{DeviceInPolicy: true, ImageInPolicy: true, Now: now}
+	for _, title := range []string{"Device Access Type", "Key Request Date", "Instance First Seen", "Instance User Data", "Security Software Version: OSSEC", "Security Softwares",
+		"Virus Scan Engine Version: Deep Security", "Virus Scan Pattern Version: Deep Security", "Deep Security Status", "Guest OS Information: OS", "Guest OS Information: Architecture",
+		"Network Services (TCP)", "Network Services (UDP)"} {
+		i := slices.IndexFunc(registry, func(f FactInfo) bool {
+			return title == f.Title || f.Subject != nil && strings.HasPrefix(title, f.Title+": ")
+		})
+		if i < 0 {
+			t.Fatalf("no fact is called %q", title)
+		}
+		fact := api.Fact{Name: registry[i].Name, Values: []string{registry[i].Example}, Source: "test"}
+		fact.Subject = strings.TrimPrefix(strings.TrimPrefix(title, registry[i].Title), ": ")
+		if registry[i].Observed {
+			c.Observed = append(c.Observed, fact)
+		} else {
+			c.Evidence.Facts = append(c.Evidence.Facts, fact)
+		}
+		v := Appraise(policyOf(ruleOf(api.FactHostName, api.MatchAll, "=", "db")), c)
+		if i := slices.IndexFunc(v.Findings, func(f api.Finding) bool { return f.Title == title }); i < 0 || v.Findings[i].Status != api.RuleInformational || v.Findings[i].Condition != "" {
+			t.Errorf("%q is not shown as informational: %+v", title, v.Findings)
+		}
 	}
 }
 

@@ -305,6 +305,9 @@ func drawAccount(t *rapid.T) ([]api.Policy, Names) {
 		for range rapid.IntRange(0, 3).Draw(t, "rules") {
 			fact := rapid.SampledFrom(facts).Draw(t, "fact")
 			r := api.Rule{Fact: fact.Name, Match: api.MatchAll, Conditions: []api.Condition{{Operator: fact.Operators[0], Value: fact.Example}}}
+			if fact.Subject != nil {
+				r.Subject = fact.Subject.Example
+			}
 			p.Rules = append(p.Rules, r)
 		}
 		if len(policy.Validate(p)) > 0 {
