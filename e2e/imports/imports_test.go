@@ -146,6 +146,8 @@ var owners = map[string][]string{
 	"filippo.io/age":                      {"broker/internal/backup"},
 	"github.com/moby/sys/mountinfo":       {"agent/internal/mount", "agent/internal/attach", "agent/internal/discover"},
 	"github.com/prometheus/procfs":        {"agent/facts"},
+	"github.com/google/go-tpm":            {"agent/identity/tpm", "broker/internal/attest", "e2e/lab"},
+	"github.com/smallstep/pkcs7":          {"broker/internal/attest", "e2e/lab"},
 }
 
 func TestImports_oneOwnerPerOutsidePackage(t *testing.T) {
