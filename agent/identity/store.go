@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -96,7 +97,7 @@ func (s *Store) Key() (*ecdsa.PrivateKey, error) {
 }
 
 // CSR is a PEM certificate request for key. The broker takes nothing from it but the public key.
-func CSR(key *ecdsa.PrivateKey) (string, error) {
+func CSR(key crypto.Signer) (string, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: "keyward-agent"}, SignatureAlgorithm: x509.ECDSAWithSHA256}, key)
 	if err != nil {

@@ -7,6 +7,8 @@ const (
 	PathEnrol         = "/agent/v1/enrol"
 	PathEnrolInstance = "/agent/v1/enrol-instance"
 	PathCertificate   = "/agent/v1/certificate"
+	PathTPM           = "/agent/v1/tpm"
+	PathTPMActivation = "/agent/v1/tpm/activation"
 	PathNonce         = "/agent/v1/nonce"
 	PathInventory     = "/agent/v1/inventory"
 	PathAgentDevices  = "/agent/v1/devices"

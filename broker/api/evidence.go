@@ -54,6 +54,15 @@ const (
 	FactHardwareUUID FactName = "hardware_uuid"  // string, the SMBIOS one
 	FactOSUpdated    FactName = "os_updated"     // date of the newest installation or update of a package
 
+	FactIdentityKey FactName = "identity_key" // "certified TPM", "TPM" or "software", broker: where the machine's key lives
+
+	FactCloudProvider     FactName = "cloud_provider"      // string, broker, as all of these: "aws"
+	FactCloudAccount      FactName = "cloud_account"       // string
+	FactCloudRegion       FactName = "cloud_region"        // string
+	FactCloudInstance     FactName = "cloud_instance"      // string
+	FactCloudImage        FactName = "cloud_image"         // string
+	FactCloudInstanceType FactName = "cloud_instance_type" // string
+
 	FactSecuritySoftware FactName = "security_software" // set of strings: the products below that are installed
 )
 
@@ -61,6 +70,7 @@ const (
 const (
 	FactPackageVersion FactName = "package_version" // version as packages count; subject: name of the package
 	FactPackageState   FactName = "package_state"   // "installed", "incomplete" or "not installed"; subject: name of the package
+	FactTPMPCR         FactName = "tpm_pcr"         // digest in hexadecimal, broker; subject: number of the PCR, SHA-256 bank
 	FactFileSHA256     FactName = "file_sha256"     // digest in hexadecimal; subject: absolute path
 	FactScriptText     FactName = "script_text"     // string; subject: name of the script in the agent's configuration
 	FactScriptNumber   FactName = "script_number"   // number; subject: the same
@@ -71,6 +81,13 @@ const (
 	FactAVPattern       FactName = "av_pattern_version" // version; subject: product
 	FactAVPatternDate   FactName = "av_pattern_date"    // date; subject: product
 	FactAVRealTime      FactName = "av_real_time"       // "on" or "off"; subject: product
+)
+
+// The values of FactIdentityKey, strongest first.
+const (
+	KeyInCertifiedTPM = "certified TPM" // its endorsement certificate leads to one of the broker's TPM roots
+	KeyInTPM          = "TPM"           // its endorsement key was pinned at first sight
+	KeyInSoftware     = "software"      // a file of root, mode 0600
 )
 
 // Security products that agents know: subjects of the security_ and av_ facts, and the values of FactSecuritySoftware.
@@ -115,4 +132,9 @@ type Evidence struct {
 	Nonce       string    `json:"nonce,omitempty"`
 	CollectedAt time.Time `json:"collected_at"`
 	Facts       []Fact    `json:"facts"`
+	// TPM is the TPM's word, and Cloud the provider's, where there are any.
+	TPM   *TPMEvidence   `json:"tpm,omitempty"`
+	Cloud *CloudDocument `json:"cloud,omitempty"`
+	// Verified are the facts that the broker found to be signed; what an agent writes here is dropped.
+	Verified []Fact `json:"verified,omitempty"`
 }

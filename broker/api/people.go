@@ -231,6 +231,10 @@ type Instance struct {
 	CertificateExpiresAt *time.Time   `json:"certificate_expires_at,omitempty"`
 	CertificateRevokedAt *time.Time   `json:"certificate_revoked_at,omitempty"`
 	KeyConflict          *KeyConflict `json:"key_conflict,omitempty"`
+	// TPM is the machine's, once it has shown it.
+	TPM *TPMInfo `json:"tpm,omitempty"`
+	// CloudIdentity names the cloud instance that the machine's key is bound to: "aws/ACCOUNT/REGION/INSTANCE".
+	CloudIdentity string `json:"cloud_identity,omitempty"`
 }
 
 // KeyConflict is another key that claims to be a machine whose key is known: a copy of it, or the machine itself after

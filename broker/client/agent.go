@@ -90,6 +90,16 @@ func (a *Agent) EnrolInstance(ctx context.Context, in api.EnrolRequest) (out api
 	return out, nil
 }
 
+// RegisterTPM shows the machine's TPM and returns what it has to read.
+func (a *Agent) RegisterTPM(ctx context.Context, in api.TPMRegistration) (out api.TPMChallenge, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathTPM, in: in, out: &out})
+}
+
+// ActivateTPM returns what the TPM read.
+func (a *Agent) ActivateTPM(ctx context.Context, in api.TPMActivation) (out api.TPMInfo, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathTPMActivation, in: in, out: &out})
+}
+
 // Renew asks for another certificate for the machine's key.
 func (a *Agent) Renew(ctx context.Context, in api.RenewRequest) (out api.RenewResponse, err error) {
 	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathCertificate, in: in, out: &out})

@@ -43,7 +43,12 @@ func StartTPM(ctx context.Context, dir string) (*TPM, error) {
 	t := &TPM{Socket: filepath.Join(dir, "tpm.sock")}
 	t.command = exec.Command(program, "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+t.Socket,
 		"--flags", "not-need-init,startup-clear")
-	t.command.Stderr = os.Stderr
+	log, err := os.OpenFile(filepath.Join(dir, "swtpm.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	t.command.Stderr = log
 	if err := t.command.Start(); err != nil {
 		return nil, fmt.Errorf("start swtpm: %w", err)
 	}

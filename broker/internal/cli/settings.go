@@ -45,6 +45,8 @@ func (s *settings) flags(f *pflag.FlagSet) {
 	f.String("people-key", "", "PEM `file` of its key")
 	f.StringSlice("trusted-proxies", nil, "`addresses` and prefixes whose X-Forwarded-For is believed")
 	f.Int("password-max", d.PasswordMax, "longest password, 32 to 128 characters")
+	f.String("tpm-roots", "", "PEM `file` of TPM makers' roots; only TPMs that they endorse count then (default: pinned at first sight)")
+	f.String("ec2-certificates", "", "`folder` of REGION.pem files with AWS's certificates of instance identity documents (RSA-2048)")
 	f.Int("machine-certificate-days", d.MachineCertDays, "life of machines' and images' certificates, 1 to 3650 days")
 	f.String("log-level", d.LogLevel, "debug, info, warn or error")
 	f.String("log-format", d.LogFormat, "text or json")

@@ -22,11 +22,31 @@ func (v *visit) identity(i api.Instance) []ui.Pair {
 	} else {
 		pairs = append(pairs, ui.Pair{Label: "Certificate ends", Value: v.exact(i.CertificateExpiresAt)})
 	}
+	if i.TPM == nil {
+		pairs = append(pairs, ui.Pair{Label: "Key", Value: "In software: whoever is root on the machine can copy it"})
+	} else {
+		pairs = append(pairs, tpmPairs(i.TPM)...)
+	}
+	if i.CloudIdentity != "" {
+		pairs = append(pairs, ui.Pair{Label: "Cloud instance", Value: i.CloudIdentity, Code: true})
+	}
 	if k := i.KeyConflict; k != nil {
 		pairs = append(pairs, ui.Pair{Label: "Other key", Value: k.KeySHA256, Code: true}, ui.Pair{Label: "It came from", Value: k.Address + ", host name " + k.HostName},
 			ui.Pair{Label: "First seen", Value: v.exact(&k.At)})
 	}
 	return pairs
+}
+
+// tpmPairs are what is known of a machine's TPM.
+func tpmPairs(t *api.TPMInfo) []ui.Pair {
+	key, trust := "In software, beside a TPM", "Pinned at first sight"
+	if t.HoldsKey {
+		key = "In the TPM"
+	}
+	if t.Maker != "" {
+		trust = "Endorsed by " + t.Maker
+	}
+	return []ui.Pair{{Label: "Key", Value: key}, {Label: "TPM", Value: trust}, {Label: "Endorsement key", Value: t.EndorsementSHA256, Code: true}}
 }
 
 // keyWarning says what another key that claims to be the machine means.

@@ -94,6 +94,14 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.RenewRequest]) (*answer[api.RenewResponse], error) {
 			return answerOf(d.Inventory.Renew(ctx, p, in.call(p, "certificate"), in.Body))
 		})
+	handle(r, machine(http.MethodPost, api.PathTPM, "Show the machine's TPM"),
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.TPMRegistration]) (*answer[api.TPMChallenge], error) {
+			return answerOf(d.Inventory.RegisterTPM(ctx, p, in.Body))
+		})
+	handle(r, machine(http.MethodPost, api.PathTPMActivation, "Answer the TPM's challenge"),
+		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.TPMActivation]) (*answer[api.TPMInfo], error) {
+			return answerOf(d.Inventory.ActivateTPM(ctx, p, in.Body))
+		})
 	handle(r, machine(http.MethodPost, api.PathNonce, "Fetch a challenge"),
 		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[api.NonceResponse], error) {
 			return answerOf(d.Requests.Nonce(ctx, p))

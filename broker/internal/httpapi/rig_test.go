@@ -27,6 +27,7 @@ import (
 	"keyward/broker/api"
 	"keyward/broker/client"
 	"keyward/broker/internal/account"
+	"keyward/broker/internal/attest"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/feed"
@@ -40,6 +41,7 @@ import (
 	"keyward/broker/internal/preview"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/store/storetest"
+	"keyward/e2e/lab"
 	"keyward/rbac"
 )
 
@@ -58,6 +60,7 @@ type rig struct {
 	feed     *feed.Hub
 	people   *httpapi.Router
 	agents   *httpapi.Router
+	cloud    *lab.Cloud // whose documents the broker believes
 	peopleAt string
 	agentsAt string
 	stop     func()
@@ -83,6 +86,9 @@ func each(t *testing.T, f func(t *testing.T, r *rig)) {
 	})
 }
 
+// region is the cloud of every rig; making its key takes longer than most tests.
+var region = sync.OnceValues(func() (*lab.Cloud, error) { return lab.NewCloud("eu-central-1") })
+
 // start opens a broker on a database; stopping it leaves the database as a killed process would.
 func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address string) *rig {
 	t.Helper()
@@ -94,6 +100,11 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 			t.Logf("the broker's log:\n%s", log)
 		}
 	})
+	cloud, err := region()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.cloud = cloud
 	st, err := store.Open(t.Context(), store.Options{DSN: dsn, Clock: r.now, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +119,8 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	jobs := job.New(job.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet})
 	r.desk = job.Desk{Service: inv, Jobs: jobs}
 	r.policies = policyset.New(st, r.feed)
-	r.requests = keyrequest.New(keyrequest.Deps{Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet})
+	r.requests = keyrequest.New(keyrequest.Deps{Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet,
+		Clouds: attest.Clouds{AWS: map[string][]*x509.Certificate{r.cloud.Region: {r.cloud.Certificate}}}})
 	r.dsm = dsm.New(dsm.Deps{Store: st, Root: root, Clock: r.now, Logger: quiet, AllowLoopback: true})
 	roles, err := rbac.New()
 	if err != nil {

@@ -58,6 +58,7 @@ func (s *Service) certify(inst *store.Instance, csr string) ([]byte, error) {
 func bind(inst *store.Instance, c issued) {
 	inst.CertFingerprint, inst.FormerCertificate, inst.CertExpiresAt, inst.KeyHash = c.fingerprint, "", c.ends, c.keyHash
 	inst.RevokedAt, inst.KeyConflict = nil, nil
+	inst.TPM, inst.TPMChallenge, inst.EKHash, inst.CloudIdentity = nil, nil, "", "" // of who held the former key
 }
 
 // Renew gives the calling machine another certificate for the key that it has. The one it called with counts until it
@@ -103,6 +104,7 @@ func (s *Service) RevokeCertificate(ctx context.Context, p tenant.Principal, id 
 		}
 		now := t.Now()
 		inst.FormerCertificate, inst.RevokedAt = "", &now
+		inst.TPM, inst.TPMChallenge, inst.EKHash, inst.CloudIdentity = nil, nil, "", "" // free for who follows
 		return nil
 	})
 }

@@ -77,7 +77,8 @@ func (s *Service) firstBoot(t *store.Tenant, p tenant.Principal, in api.EnrolReq
 			return none, fmt.Errorf("making an ID: %w", err)
 		}
 		inst = store.Instance{Base: store.Base{ID: id.String(), AccountID: t.AccountID()}, Provider: in.Provider,
-			Identity: in.Instance.Identity, FirstSeenAt: t.Now(), EnrolledAt: t.Now()}
+			Identity: in.Instance.Identity, FirstSeenAt: t.Now()}
+		inst.EnrolledAt = inst.FirstSeenAt
 	}
 	c, err := s.issue(inst.ID, t.AccountID(), in.CSR)
 	if err != nil {
@@ -89,6 +90,8 @@ func (s *Service) firstBoot(t *store.Tenant, p tenant.Principal, in api.EnrolReq
 			return none, err
 		}
 		inst.EnrolledAt = t.Now()
+		inst.RunID, inst.BootID, inst.Generation, inst.RunSince, inst.FormerRuns = "", "", 0, nil, nil
+		inst.Suspicion, inst.SuspectedAt = "", nil
 		if err := leaveHome(t, inst.ID); err != nil {
 			return none, err
 		}

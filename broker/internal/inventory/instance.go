@@ -21,7 +21,7 @@ func (s *Service) Instances(ctx context.Context, p tenant.Principal, q InstanceQ
 		// Without evidence, which is large.
 		filters := []store.Filter{store.Asc("host_name"), store.Only("id", "identity", "provider", "host_name", "location", "image_id",
 			"agent_version", "first_seen_at", "last_seen_at", "source_ip", "missing", "suspicion", "suspected_at",
-			"cert_expires_at", "revoked_at", "key_conflict", "from_image")}
+			"cert_expires_at", "revoked_at", "key_conflict", "from_image", "tpm", "cloud_identity")}
 		if q.Image != "" {
 			filters = append(filters, store.Eq("image_id", q.Image))
 		}
@@ -87,6 +87,10 @@ func instanceView(r store.Instance, images map[string]string) api.Instance {
 		ImageID: r.ImageID, ImageName: images[r.ImageID], AgentVersion: r.AgentVersion, FirstSeenAt: r.FirstSeenAt,
 		LastSeenAt: r.LastSeenAt, SourceIP: r.SourceIP, Missing: r.Missing, Suspicion: r.Suspicion, SuspectedAt: r.SuspectedAt, FromImage: r.FromImage,
 		CertificateRevokedAt: r.RevokedAt, KeyConflict: r.KeyConflict}
+	out.CloudIdentity = r.CloudIdentity
+	if r.TPM != nil {
+		out.TPM = &r.TPM.TPMInfo
+	}
 	if r.RevokedAt == nil {
 		out.CertificateExpiresAt = &r.CertExpiresAt
 	}

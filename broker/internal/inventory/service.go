@@ -3,6 +3,7 @@
 package inventory
 
 import (
+	"crypto/x509"
 	"log/slog"
 	"sync"
 	"time"
@@ -28,6 +29,9 @@ type Deps struct {
 	Issuer Issuer
 	// AgentURL is the agents' interface as machines reach it; it names the broker in enrolments and volume records.
 	AgentURL string
+	// TPMRoots are the makers' roots that endorsement certificates must lead to. Without any, the first endorsement key of
+	// a machine is pinned.
+	TPMRoots *x509.CertPool
 	// CertLife is how long a client certificate is valid; 0 means a year.
 	CertLife time.Duration
 	Clock    func() time.Time

@@ -122,6 +122,11 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 	if err := s.meet(t, p, &inst, in.Run); err != nil {
 		return none, err
 	}
+	if err := s.vouch(t, p, &inst, &in.Evidence, api.QuoteForRequest, in.PublicKey); errors.As(err, new(errQuote)) {
+		return none, refuseQuote(t, p, inst, d.ID, err)
+	} else if err != nil {
+		return none, err
+	}
 	pol, err := policyOf(t, d.PolicyID)
 	if err != nil {
 		return none, err
@@ -359,5 +364,5 @@ func appraise(t *store.Tenant, pol store.Policy, d store.Device, inst store.Inst
 		return api.Verdict{}, err
 	}
 	p := policyset.View(pol)
-	return policy.Appraise(p, Circumstances(p, in > 0, d, inst, e, observed(inst, address, asked), t.Now())), nil
+	return policy.Appraise(p, Circumstances(p, in > 0, d, inst, e, append(observed(inst, address, asked), e.Verified...), t.Now())), nil
 }

@@ -39,6 +39,9 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 		if err := s.meet(t, p, &inst, in.Run); err != nil {
 			return err
 		}
+		if err := s.vouchHeartbeat(t, p, &inst, &in.Evidence); err != nil {
+			return err
+		}
 		inst.Evidence = in.Evidence
 		why, err := occasionOf(t, &inst, in)
 		if err != nil {

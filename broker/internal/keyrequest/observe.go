@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/attest"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
 )
@@ -67,6 +68,9 @@ func checkEvidence(e api.Evidence) error {
 				return problem.Invalid(field, fmt.Sprintf("holds text that is not plain or longer than %d bytes", maxValueBytes))
 			}
 		}
+	}
+	if e.TPM != nil && len(e.TPM.PCRs) > attest.PCRs {
+		return problem.Invalid("evidence.tpm.pcrs", fmt.Sprintf("are more than %d", attest.PCRs))
 	}
 	return nil
 }

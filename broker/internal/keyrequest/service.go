@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/attest"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/inventory"
@@ -48,6 +49,8 @@ type Deps struct {
 	Root   keystore.Root
 	Jobs   Jobs
 	Logger *slog.Logger
+	// Clouds verifies the documents of cloud instances; its zero value knows no cloud.
+	Clouds attest.Clouds
 	// Observer counts what happened for metrics; nil counts nothing.
 	Observer Observer
 }

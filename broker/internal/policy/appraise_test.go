@@ -163,6 +163,9 @@ func TestAppraise_ignoresFactsThatAMachineMayNotSupply(t *testing.T) {
 		if value == "" {
 			value, rule = "2026-11-22T11:00:00Z", ruleOf(info.Name, api.MatchAll, ">=", "2026-11-22")
 		}
+		if info.Type != TypeDate && info.Type != TypeAddress {
+			value, rule = info.Example, ruleOf(info.Name, api.MatchAll, "=", info.Example)
+		}
 		for _, grade := range []api.Grade{api.GradeSelfReported, api.GradeBrokerObserved, api.GradeHardwareSigned, ""} {
 			forged := Context{DeviceInPolicy: true, ImageInPolicy: true, Now: now,
 				Evidence: api.Evidence{Facts: []api.Fact{{Name: info.Name, Values: []string{value}, Grade: grade}}}}

@@ -99,4 +99,4 @@ var machineExpectations = []expectation{
 	{api.FactAVRealTime, api.OpNotEqual, "off", []string{"on"}, []string{"off", ""}},
 }
 
-var everyExpectation = slices.Concat(expectations, machineExpectations, deepSecurityExpectations)
+var everyExpectation = slices.Concat(expectations, machineExpectations, deepSecurityExpectations, signedExpectations)

@@ -7,6 +7,7 @@ import (
 )
 
 var (
+	signedOperators  = []api.Operator{api.OpEqual, api.OpNotEqual, api.OpIn}
 	textOperators    = []api.Operator{api.OpEqual, api.OpNotEqual, api.OpIn, api.OpStartsWith, api.OpContains, api.OpMatches}
 	enumOperators    = []api.Operator{api.OpEqual, api.OpNotEqual}
 	setOperators     = []api.Operator{api.OpContains, api.OpLacks, api.OpOnly}
@@ -28,7 +29,9 @@ const (
 		"(the number before a colon) leaves the epoch out."
 	setHelp     = "Comma separated. \"contains\" wants all of them, \"does not contain\" none, \"only these\" nothing else."
 	addressHelp = "An address, a prefix such as 192.0.2.0/24, a comma separated list of them (in), or low..high (between)."
-	regexHelp   = " \"matches\" takes a regular expression (RE2) that must fit the whole value."
+	signedHelp  = " Signed by the provider and bound to the machine's key at first sight; it has no nonce, so it tells who the machine is, not that it is fit. " +
+		"\"in\" takes a comma separated list."
+	regexHelp = " \"matches\" takes a regular expression (RE2) that must fit the whole value."
 )
 
 // registry lists every fact that rules can use, in the order in which forms show them.
@@ -90,6 +93,26 @@ var registry = []FactInfo{
 	{Name: api.FactFileSHA256, Title: "File Digest", Type: TypeDigest, Subject: pathSubject, MultipleConditions: true, Operators: digestOperators,
 		Example: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 		Help:    "The SHA-256 digest of a file's content, 64 hexadecimal digits; \"in\" takes a comma separated list."},
+	{Name: api.FactTPMPCR, Title: "TPM PCR", Type: TypeDigest, Subject: pcrSubject, MultipleConditions: true, Operators: digestOperators,
+		Example: "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969", Observed: true,
+		Help: "What the machine's TPM signed for this request as the value of a platform configuration register, SHA-256 bank; \"in\" takes a comma " +
+			"separated list. A rule on it needs a machine with a TPM: without a quote it fails."},
+	{Name: api.FactIdentityKey, Title: "Machine Key", Type: TypeEnum, MultipleConditions: true, Operators: enumOperators,
+		Values: []string{api.KeyInCertifiedTPM, api.KeyInTPM, api.KeyInSoftware}, Example: api.KeyInCertifiedTPM, Observed: true,
+		Help: "Where the key lives by which the machine proves who it is. A \"certified TPM\" is endorsed by a maker that the broker trusts, " +
+			"a \"TPM\" was believed at first sight; a key in software can be copied by whoever is root."},
+	{Name: api.FactCloudProvider, Title: "Cloud Provider", Type: TypeString, MultipleConditions: true, Operators: signedOperators,
+		Example: "aws", Help: "The provider that signed the instance's identity." + signedHelp, Observed: true},
+	{Name: api.FactCloudAccount, Title: "Cloud Account", Type: TypeString, MultipleConditions: true, Operators: signedOperators,
+		Example: "123456789012", Help: "The account that the instance runs in." + signedHelp, Observed: true},
+	{Name: api.FactCloudRegion, Title: "Cloud Region", Type: TypeString, MultipleConditions: true, Operators: signedOperators,
+		Example: "eu-central-1", Help: "The region that the instance runs in." + signedHelp, Observed: true},
+	{Name: api.FactCloudInstance, Title: "Cloud Instance", Type: TypeString, MultipleConditions: true, Operators: signedOperators,
+		Example: "i-0123456789abcdef0", Help: "The instance's ID." + signedHelp, Observed: true},
+	{Name: api.FactCloudImage, Title: "Cloud Image", Type: TypeString, MultipleConditions: true, Operators: signedOperators,
+		Example: "ami-0123456789abcdef0", Help: "The image that the instance was started from." + signedHelp, Observed: true},
+	{Name: api.FactCloudInstanceType, Title: "Cloud Instance Type", Type: TypeString, MultipleConditions: true, Operators: signedOperators,
+		Example: "m6i.large", Help: "The instance's type." + signedHelp, Observed: true},
 	{Name: api.FactScriptText, Title: "Script Result (Text)", Type: TypeString, Subject: scriptSubject, MultipleConditions: true,
 		Operators: textOperators, Example: "compliant", Help: "What a script of the machine printed." + regexHelp},
 	{Name: api.FactScriptNumber, Title: "Script Result (Number)", Type: TypeNumber, Subject: scriptSubject, MultipleConditions: true,

@@ -24,10 +24,13 @@ const maxSubject = 4096
 
 var (
 	scanners = []string{api.ProductClamAV, api.ProductDefender, api.ProductDeepSecurity, api.ProductServerProtect}
+	pcrs     = []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"}
 	products = append(slices.Clone(scanners), api.ProductWazuh, api.ProductOSSEC)
 
 	packageSubject = &SubjectInfo{Title: "Package", Example: "openssl", check: checkPackage,
 		Help: "The package's name. Machines report the packages that facts.packages of their agent's configuration names."}
+	pcrSubject = &SubjectInfo{Title: "PCR", Example: "7", Values: pcrs, check: oneOf(pcrs),
+		Help: "The number of the register: 0 to 3 hold the firmware and its settings, 4 and 5 the boot loader, 7 secure boot, 8 to 15 what the operating system measures."}
 	pathSubject = &SubjectInfo{Title: "Path", Example: "/etc/ssh/sshd_config", check: checkPath,
 		Help: "The file's absolute path. Machines report the files that facts.files of their agent's configuration names."}
 	scriptSubject = &SubjectInfo{Title: "Script", Example: "baseline", check: checkScript,

@@ -96,24 +96,35 @@ func (b *Broker) open(ctx context.Context) error {
 	if b.Audit, err = newAudit(c, b.identity, b.store); err != nil {
 		return err
 	}
-	b.services()
+	if err := b.services(); err != nil {
+		return err
+	}
 	if err := b.apps(); err != nil {
 		return err
 	}
 	return b.certificates()
 }
 
-func (b *Broker) services() {
+func (b *Broker) services() error {
 	c, id := b.config, b.identity
+	roots, err := tpmRoots(c.TPMRoots)
+	if err != nil {
+		return err
+	}
+	signers, err := clouds(c.EC2Certificates)
+	if err != nil {
+		return err
+	}
 	b.Feed = &feed.Hub{}
 	b.Policies = policyset.New(b.store, b.Feed)
 	b.Previews = preview.New(b.store)
 	b.Accounts = httpapi.LimitLogOn(newAccounts(c, id, b.store), c.Clock)
 	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL,
-		CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
+		TPMRoots: roots, CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
 	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
 	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
-	b.Requests = keyrequest.New(keyrequest.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Observer: b.metrics})
+	b.Requests = keyrequest.New(keyrequest.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Clouds: signers, Observer: b.metrics})
+	return nil
 }
 
 // newAccounts makes the account service; commands use it without the rest of a broker.

@@ -53,6 +53,10 @@ type Config struct {
 	TrustedProxies []string `koanf:"trusted-proxies"`
 	// PasswordMax is the longest password, 32 to 128 characters.
 	PasswordMax int `koanf:"password-max"`
+	// TPMRoots is a PEM file of the roots of TPM makers; empty means that endorsement keys are pinned at first sight.
+	TPMRoots string `koanf:"tpm-roots"`
+	// EC2Certificates is a folder of REGION.pem files: AWS's certificates of instance identity documents (RSA-2048).
+	EC2Certificates string `koanf:"ec2-certificates"`
 	// MachineCertDays is the life of machines' and images' certificates, 1 to 3650 days. Machines renew theirs.
 	MachineCertDays int `koanf:"machine-certificate-days"`
 	// LogLevel is debug, info, warn or error; LogFormat text or json.

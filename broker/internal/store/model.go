@@ -159,13 +159,21 @@ type Instance struct {
 	KeyHash     string
 	KeyConflict *api.KeyConflict `gorm:"serializer:json"`
 	FromImage   bool             // enrolled by its image's certificate
-	FirstSeenAt time.Time
-	EnrolledAt  time.Time // when the certificate that counts now was given
-	LastSeenAt  *time.Time
-	SourceIP    string
-	Missing     bool
-	Evidence    api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
-	EnrolledBy  string       // ID of the user who made the enrolment token
+	// TPM is the machine's TPM after activation, TPMChallenge what is asked of one before. EKHash is the SHA-256, in
+	// hexadecimal, of the TPM's endorsement key; (account, EKHash) is unique.
+	TPM          *TPM          `gorm:"serializer:json"`
+	TPMChallenge *TPMChallenge `gorm:"serializer:json"`
+	EKHash       string        `gorm:"column:ek_hash"`
+	// CloudIdentity is the cloud instance that the machine's key was bound to at first sight; (account, CloudIdentity) is
+	// unique.
+	CloudIdentity string
+	FirstSeenAt   time.Time
+	EnrolledAt    time.Time // when the certificate that counts now was given
+	LastSeenAt    *time.Time
+	SourceIP      string
+	Missing       bool
+	Evidence      api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
+	EnrolledBy    string       // ID of the user who made the enrolment token
 	// RunID, BootID and Generation are the agent's newest run, heard of first at RunSince; FormerRuns those before it.
 	RunID      string
 	BootID     string

@@ -34,7 +34,9 @@ func (b *Broker) fill(now time.Time) {
 	b.machines = []api.Instance{
 		{ID: "instance-1", Identity: "i-0f3c2d1e4b5a69788", Provider: "ec2", HostName: "db-01.harbour.example.org", Location: "eu-central-1b", ImageID: "image-1", ImageName: "Debian 12 database",
 			AgentVersion: "1.0.0", FirstSeenAt: ago(40 * 24 * time.Hour), LastSeenAt: &seen, SourceIP: "192.0.2.41", FromImage: true, CertificateExpiresAt: &ends,
-			KeyConflict: &api.KeyConflict{KeySHA256: "9f2c4b1de07a63885f10c2d47b9ea6310d5c8e7f4a2b91360cfe85d7421ab09e", HostName: "db-01", Address: "192.0.2.77", At: ago(time.Hour)}},
+			TPM:           &api.TPMInfo{EndorsementSHA256: "51d0a2f0e3a86b2c7fd94a1e6c58b3792be40c1d86f7a5930e2cb4d81f6e79a3", Maker: "Example Chips TPM CA", HoldsKey: true, RegisteredAt: ago(time.Hour)},
+			CloudIdentity: "aws/123456789012/eu-central-1/i-0f3c2d1e4b5a69788",
+			KeyConflict:   &api.KeyConflict{KeySHA256: "9f2c4b1de07a63885f10c2d47b9ea6310d5c8e7f4a2b91360cfe85d7421ab09e", HostName: "db-01", Address: "192.0.2.77", At: ago(time.Hour)}},
 		{ID: "instance-2", Identity: "i-0aa17bd53c9e80f12", Provider: "ec2", HostName: "db-02.harbour.example.org", Location: "eu-central-1a", ImageID: "image-1", ImageName: "Debian 12 database",
 			AgentVersion: "1.0.0", FirstSeenAt: ago(40 * 24 * time.Hour), LastSeenAt: &seen, SourceIP: "192.0.2.42", FromImage: true, CertificateExpiresAt: &ends},
 		{ID: "instance-3", Identity: "4c4c4544-0042-3510-8052-b4c04f573933", Provider: "native", HostName: "backup-01", ImageID: "image-2", ImageName: "backup-01",

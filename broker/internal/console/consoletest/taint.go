@@ -29,6 +29,12 @@ func (b *Broker) Taint(text string) {
 	for i := range b.machines {
 		m := &b.machines[i]
 		m.HostName, m.Identity, m.Location, m.Provider, m.ImageName, m.AgentVersion, m.SourceIP = text, text, text, text, text, text, text
+		if m.CloudIdentity != "" {
+			m.CloudIdentity = text
+		}
+		if m.TPM != nil {
+			m.TPM = &api.TPMInfo{EndorsementSHA256: text, Maker: text, HoldsKey: true}
+		}
 		if m.KeyConflict != nil {
 			m.KeyConflict = &api.KeyConflict{KeySHA256: text, HostName: text, Address: text, At: m.KeyConflict.At}
 		}

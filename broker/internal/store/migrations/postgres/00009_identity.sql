@@ -1,5 +1,5 @@
 -- Who a machine is: the key that its enrolment bound, renewal and revocation of its certificate, and the certificate by
--- which machines of one image enrol. Hashes are in hexadecimal; '' means none.
+-- which machines of one image enrol; its TPM and the cloud instance it is bound to. Hashes are in hexadecimal; '' means none.
 
 -- +goose Up
 
@@ -13,3 +13,10 @@ ALTER TABLE instances ADD COLUMN key_hash text COLLATE "C" NOT NULL DEFAULT '' C
 ALTER TABLE instances ADD COLUMN key_conflict text COLLATE "C";
 ALTER TABLE instances ADD COLUMN from_image boolean NOT NULL DEFAULT FALSE;
 CREATE UNIQUE INDEX instances_former_certificate ON instances (former_certificate) WHERE former_certificate <> '';
+
+ALTER TABLE instances ADD COLUMN tpm text COLLATE "C";
+ALTER TABLE instances ADD COLUMN tpm_challenge text COLLATE "C";
+ALTER TABLE instances ADD COLUMN ek_hash text COLLATE "C" NOT NULL DEFAULT '' CHECK (length(ek_hash) IN (0, 64));
+CREATE UNIQUE INDEX instances_ek_hash ON instances (account_id, ek_hash) WHERE ek_hash <> '';
+ALTER TABLE instances ADD COLUMN cloud_identity text COLLATE "C" NOT NULL DEFAULT '';
+CREATE UNIQUE INDEX instances_cloud_identity ON instances (account_id, cloud_identity) WHERE cloud_identity <> '';
