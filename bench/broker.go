@@ -27,13 +27,15 @@ type brokerPlan struct {
 	storm, lone int
 	// fill are the sizes of the inventory at which a request's cost is measured.
 	fill []int
+	// interval is that of heartbeats.
+	interval time.Duration
 }
 
 func planOf(o options) brokerPlan {
 	if o.quick {
-		return brokerPlan{rounds: 3, window: 400, workers: 64, storm: 400, lone: 40, fill: []int{300}}
+		return brokerPlan{rounds: 1, window: 60, workers: 16, storm: 200, lone: 40, fill: []int{300, 600}, interval: time.Second}
 	}
-	return brokerPlan{rounds: 5, window: 1000, workers: 64, storm: 10000, lone: 500, fill: []int{20000, 100000}}
+	return brokerPlan{rounds: 5, window: 1000, workers: 64, storm: 10000, lone: 500, fill: []int{20000, 100000}, interval: 30 * time.Second}
 }
 
 // contender is a server that machines get something from.
@@ -103,6 +105,9 @@ func benchBroker(ctx context.Context, o options) (err error) {
 			return err
 		}
 		if err := site.storm(ctx, b); err != nil {
+			return err
+		}
+		if err := site.beats(ctx, b); err != nil {
 			return err
 		}
 		if err := site.grow(ctx, b); err != nil {

@@ -141,6 +141,9 @@ func (m *Maker) machine(t *store.Tenant, policy store.Policy, image store.Image,
 		return out, err
 	}
 	out.DeviceID = d.ID
+	if err := store.In[store.DeviceSighting](t).Insert(&store.DeviceSighting{DeviceID: d.ID, InstanceID: inst.ID}); err != nil {
+		return out, err
+	}
 	key, err := keystore.NewDeviceKey(m.Root, account, d.ID, d.KeyBits, 1)
 	if err != nil {
 		return out, err
