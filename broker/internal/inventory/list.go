@@ -25,8 +25,11 @@ type DeviceQuery struct {
 	Size   int
 }
 
-// Devices lists devices and RAID sets by name, and counts all that match.
+// Devices lists devices and RAID sets by name, and counts all that match. A page is read as a page.
 func (s *Service) Devices(ctx context.Context, p tenant.Principal, q DeviceQuery) ([]api.Device, int64, error) {
+	if q.Size > 0 {
+		return s.devicePage(ctx, p, q)
+	}
 	var all []api.Device
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
@@ -39,9 +42,9 @@ func (s *Service) Devices(ctx context.Context, p tenant.Principal, q DeviceQuery
 	}
 	all = slices.DeleteFunc(all, func(d api.Device) bool { return !q.matches(d) })
 	slices.SortFunc(all, func(a, b api.Device) int {
-		return strings.Compare(strings.ToLower(a.Name)+"\x00"+a.ID, strings.ToLower(b.Name)+"\x00"+b.ID)
+		return strings.Compare(byName(a.Name, a.ID), byName(b.Name, b.ID))
 	})
-	return cutPage(all, q.Page, q.Size), int64(len(all)), nil
+	return all, int64(len(all)), nil
 }
 
 func (q DeviceQuery) matches(d api.Device) bool {
@@ -115,15 +118,4 @@ func device(t *store.Tenant, id string) (store.Device, error) {
 		return d, problem.NotFound("device")
 	}
 	return d, err
-}
-
-func cutPage[T any](rows []T, page, size int) []T {
-	if size <= 0 {
-		return rows
-	}
-	if page-1 > len(rows)/size { // before the product overflows
-		return rows[:0]
-	}
-	from := min(max(page-1, 0)*size, len(rows))
-	return rows[from:min(from+size, len(rows))]
 }

@@ -80,7 +80,7 @@ func CurrentKey(t *store.Tenant, deviceID string) (store.DeviceKey, error) {
 
 // View is a device as people see it.
 func View(t *store.Tenant, d store.Device) (api.Device, error) {
-	n, err := namesOf(t)
+	n, err := namesFor(t, []store.Device{d}, nil)
 	if err != nil {
 		return api.Device{}, err
 	}

@@ -162,6 +162,53 @@ func Like(column, s string) Filter {
 	}
 }
 
+// AnyLike is Like on any of several columns.
+func AnyLike(columns []string, s string) Filter {
+	return func(q *query) error {
+		if impossible(s) {
+			q.db = q.db.Where(nothing)
+			return nil
+		}
+		op := "LIKE"
+		if q.postgres {
+			op = "ILIKE"
+		}
+		var some []clause.Expression
+		for _, name := range columns {
+			c, err := q.column(name)
+			if err != nil {
+				return err
+			}
+			some = append(some, clause.Expr{SQL: `? ` + op + ` ? ESCAPE '\'`, Vars: []interface{}{c, "%" + likeEscaper.Replace(s) + "%"}})
+		}
+		q.db = q.db.Where(clause.Or(some...))
+		return nil
+	}
+}
+
+// AscFold orders by a column whatever the case of ASCII letters, smallest first; Fold orders the same way.
+func AscFold(column string) Filter {
+	return func(q *query) error {
+		c, err := q.column(column)
+		if err != nil {
+			return err
+		}
+		q.ordered = true
+		q.db = q.db.Order(clause.OrderByColumn{Column: clause.Column{Name: "LOWER(" + c.Name + ")", Raw: true}})
+		return nil
+	}
+}
+
+// Fold is a text as EqFold and AscFold compare it: ASCII letters in lower case, bytes otherwise as they are.
+func Fold(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
 // Asc orders by column, smallest first. Rows that are equal are ordered by primary key.
 func Asc(column string) Filter { return order(column, false) }
 

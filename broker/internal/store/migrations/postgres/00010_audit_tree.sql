@@ -3,6 +3,9 @@
 
 -- +goose Up
 
+-- Lists of devices are read in pages.
+CREATE INDEX devices_by_name ON devices (account_id, lower(name), id);
+
 ALTER TABLE audit_checkpoints ADD COLUMN root bytea CHECK (root IS NULL OR length(root) IN (0, 32));
 
 CREATE TABLE audit_nodes (
