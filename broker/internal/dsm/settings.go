@@ -199,3 +199,18 @@ func check(in api.DeepSecuritySettingsWrite) error {
 }
 
 func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] + "." }
+
+// RewrapSecrets wraps the account's API key with the present key of the account: the last step of that key's rotation.
+func RewrapSecrets(t *store.Tenant, root keystore.Root, key keystore.AccountKey) error {
+	row, err := settingsOf(t)
+	if errors.Is(err, store.ErrNotFound) || err == nil && len(row.WrappedAPIKey) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if row.WrappedAPIKey, err = keystore.RewrapAccountSecret(root, key, secretPurpose, row.ID, row.WrappedAPIKey); err != nil {
+		return fmt.Errorf("API key of the Deep Security Manager: %w", err)
+	}
+	return store.In[store.DeepSecuritySettings](t).Update(&row)
+}

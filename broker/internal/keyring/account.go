@@ -7,6 +7,7 @@ import (
 
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/store"
@@ -115,6 +116,9 @@ func (s *Service) endAccount(tx *store.Tx, p tenant.Principal) (int64, error) {
 		return 0, err
 	}
 	if err := account.RewrapSecrets(tx.Tenant(row.ID), s.ring, inventory.KeyOfAccount(row)); err != nil {
+		return 0, err
+	}
+	if err := dsm.RewrapSecrets(tx.Tenant(row.ID), s.ring, inventory.KeyOfAccount(row)); err != nil {
 		return 0, err
 	}
 	row.EarlierKeys = nil

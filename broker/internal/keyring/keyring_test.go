@@ -113,10 +113,12 @@ func (s *site) whole(t *testing.T, when string, root keystore.Root) {
 	}
 }
 
-// secret gives a user of an account a second factor, and returns what looks whether it still opens.
+// secret gives a user of an account a second factor, and the account the key of a manager, and returns what looks whether
+// they still open.
 func (s *site) secret(t *testing.T, root keystore.Root, account string) func(when string) {
 	t.Helper()
-	const purpose = "second factor"
+	const purpose, managerPurpose = "second factor", "Deep Security API key"
+	m := store.DeepSecuritySettings{Port: 4119, WrappedAPIKey: []byte{}}
 	u := store.User{Name: "ann", Role: api.RoleAccountAdmin}
 	err := s.st.Tx(ctx, func(tx *store.Tx) error {
 		users := store.In[store.User](tx.Tenant(account))
@@ -130,7 +132,14 @@ func (s *site) secret(t *testing.T, root keystore.Root, account string) func(whe
 		if u.FactorSecret, err = keystore.WrapAccountSecret(root, key, purpose, u.ID, keystore.KeyOf([]byte("seed"))); err != nil {
 			return err
 		}
-		return users.Update(&u)
+		managers := store.In[store.DeepSecuritySettings](tx.Tenant(account))
+		if err := managers.Insert(&m); err != nil {
+			return err
+		}
+		if m.WrappedAPIKey, err = keystore.WrapAccountSecret(root, key, managerPurpose, m.ID, keystore.KeyOf([]byte("2:key"))); err != nil {
+			return err
+		}
+		return errors.Join(users.Update(&u), managers.Update(&m))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -150,9 +159,22 @@ func (s *site) secret(t *testing.T, root keystore.Root, account string) func(whe
 			if err == nil && string(got.Bytes()) != "seed" {
 				err = errors.New("it is another one")
 			}
-			return err
+			if err != nil {
+				return fmt.Errorf("the second factor: %w", err)
+			}
+			manager, err := store.In[store.DeepSecuritySettings](tx.Tenant(account)).Get(m.ID)
+			if err != nil {
+				return err
+			}
+			if got, err = keystore.OpenAccountSecret(root, key, managerPurpose, m.ID, manager.WrappedAPIKey); err == nil && string(got.Bytes()) != "2:key" {
+				err = errors.New("it is another one")
+			}
+			if err != nil {
+				return fmt.Errorf("the manager's key: %w", err)
+			}
+			return nil
 		}); err != nil {
-			t.Errorf("%s: the second factor: %v", when, err)
+			t.Errorf("%s: %v", when, err)
 		}
 	}
 }
