@@ -62,8 +62,10 @@ type RuleForm struct {
 	Match      Field
 	ShowMatch  bool
 	Conditions []ConditionForm
-	CanAdd     bool
-	Error      string
+	// Names are the names of facts, by title, for a rule that is an expression.
+	Names  []Pair
+	CanAdd bool
+	Error  string
 }
 
 // ConditionForm is one condition of a rule.

@@ -200,6 +200,7 @@ func TestPolicy_rulesOnPackagesProductsAndExpressions(t *testing.T) {
 	fact("expression")
 	b.until("the expression", is(`conditions[0].value`, "TEXTAREA")+` && document.querySelector('`+name("subject")+`') === null`)
 	b.do("type", chromedp.SetValue(chromedp.CSS(name("conditions[0].value")), "facts.guest_os == \"linux\" &&\n  facts.shoe_size > 42"))
+	eval[bool](b, `document.querySelector('.names').open = true`)
 	b.inspect("rule by an expression")
 	for _, width := range []int64{768, 390} {
 		b.viewport(width, 900)

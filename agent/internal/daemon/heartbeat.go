@@ -38,9 +38,10 @@ func (d *Daemon) heartbeatLoop(ctx context.Context) {
 
 // beat sends one heartbeat. A nonce makes it the answer to a check; with check the machine itself asks to be judged.
 func (d *Daemon) beat(ctx context.Context, nonce string, check bool) (api.HeartbeatResponse, error) {
+	// Collected before the clock of the call starts: scripts have limits of their own, and what they need is not the broker's.
+	in := api.Heartbeat{Evidence: d.evidence(ctx, nonce, ""), Devices: d.deviceFacts(ctx), Held: d.held(), Time: d.o.Now().UTC(), Run: &d.thisRun, Check: check}
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
-	in := api.Heartbeat{Evidence: d.evidence(ctx, nonce, ""), Devices: d.deviceFacts(ctx), Held: d.held(), Time: d.o.Now().UTC(), Run: &d.thisRun, Check: check}
 	sent := d.o.Boottime() // a lease counts from here, however long the answer took
 	out, err := d.broker.Heartbeat(ctx, in)
 	if d.link.saw(err) != nil {

@@ -192,7 +192,7 @@ func TestPolicy_rulesWithSubjectsAndExpressions(t *testing.T) {
 		"edit": {"refresh"}}
 	a := p.post("/policies/new", form)
 	a.wants(t, "the fields", http.StatusOK, `id="f-rules[0].subject"`, ">Package<", `<select id="f-rules[1].subject"`, `<option value="ClamAV" selected>`,
-		`<textarea id="f-rules[2].conditions[0].value"`)
+		`<textarea id="f-rules[2].conditions[0].value"`, "facts.listening_tcp_ports</code>", "facts.package_version[&#34;openssl&#34;]</code>")
 	if strings.Contains(a.body, `name="rules[2].subject"`) || strings.Contains(a.body, `name="rules[3].subject"`) {
 		t.Error("a rule on the whole machine asks for a subject")
 	}

@@ -146,6 +146,9 @@ func ruleForm(index int, r api.Rule, facts []policy.FactInfo, locked bool) ui.Ru
 		form.Fact.Options = append(form.Fact.Options, ui.Option{Value: string(f.Name), Label: f.Title, Selected: f.Name == r.Fact})
 	}
 	form.Fact.Options = keep(form.Fact.Options, string(r.Fact))
+	if info.Type == policy.TypeExpression {
+		form.Names = factNames(facts)
+	}
 	if info.Subject != nil || r.Subject != "" {
 		form.Subject = subjectField(prefix, r.Subject, info.Subject, locked)
 	}
@@ -153,6 +156,21 @@ func ruleForm(index int, r api.Rule, facts []policy.FactInfo, locked bool) ui.Ru
 		form.Conditions = append(form.Conditions, conditionForm(prefix, i, c, info, len(r.Conditions) == 1, locked))
 	}
 	return form
+}
+
+// factNames are the facts as an expression writes them.
+func factNames(facts []policy.FactInfo) []ui.Pair {
+	var names []ui.Pair
+	for _, f := range facts {
+		name := "facts." + string(f.Name)
+		if f.Subject != nil {
+			name += `["` + f.Subject.Example + `"]`
+		}
+		if f.Type != policy.TypeExpression {
+			names = append(names, ui.Pair{Label: f.Title, Value: name, Code: true})
+		}
+	}
+	return names
 }
 
 // subjectField asks of which package, file or product a fact is.
