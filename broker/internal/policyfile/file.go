@@ -117,6 +117,9 @@ func node(d *json.Decoder) (*yaml.Node, error) {
 			}
 			n.Content = append(n.Content, child)
 		}
+		if n.Kind == yaml.MappingNode {
+			n.Content = withoutNull(n.Content)
+		}
 		_, err := d.Token()
 		return n, err
 	case string:
@@ -131,6 +134,17 @@ func node(d *json.Decoder) (*yaml.Node, error) {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: fmt.Sprint(v)}, nil
 	}
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
+}
+
+// withoutNull leaves members out that have no value, as a file does.
+func withoutNull(members []*yaml.Node) []*yaml.Node {
+	var out []*yaml.Node
+	for i := 0; i+1 < len(members); i += 2 {
+		if members[i+1].Tag != "!!null" {
+			out = append(out, members[i], members[i+1])
+		}
+	}
+	return out
 }
 
 // strip takes the members that no file has from a policy.

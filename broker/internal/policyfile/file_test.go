@@ -329,7 +329,7 @@ func drawAccount(t *rapid.T) ([]api.Policy, Names) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, seed := range []string{example, "", "format: 1\npolicies: []\n", "a: &x [*x]", "? [a]\n: b", "<<: {a: b}", "format: 1\npolicies: [{name: a, rules: null}]"} {
+	for _, seed := range []string{example, "", "format: 1\npolicies: []\n", "a: &x [*x]", "? [a]\n: b", "<<: {a: b}", "format: 1\npolicies: [{name: a, rules: null}]", "format: 1", "format: 1\npolicies: [{name: a}]"} {
 		f.Add([]byte(seed))
 	}
 	policies, n := account()

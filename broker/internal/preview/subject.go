@@ -75,7 +75,7 @@ func over(older, newer []api.Fact) []api.Fact {
 	moved := slices.ContainsFunc(newer, isAddress)
 	out := slices.Clone(newer)
 	for _, f := range older {
-		replaced := slices.ContainsFunc(newer, func(n api.Fact) bool { return n.Name == f.Name })
+		replaced := slices.ContainsFunc(newer, func(n api.Fact) bool { return n.Name == f.Name && n.Subject == f.Subject })
 		if !replaced && !(moved && isAddress(f)) {
 			out = append(out, f)
 		}

@@ -41,6 +41,9 @@ func (s *policies) Policy(_ context.Context, _ tenant.Principal, draft api.Polic
 
 func judged(draft api.Policy, r api.KeyRequestDetail) api.Judgment {
 	j := api.Judgment{Policy: draft.Name, Outcome: api.OutcomeApproved, Integrity: api.IntegrityGood, Reason: "All rules passed: the policy approves."}
+	if r.Status == api.KeyDelivered {
+		j.Outcome = api.OutcomeKeeps
+	}
 	if len(draft.Rules) > 0 && r.Integrity != api.IntegrityGood {
 		j = api.Judgment{Policy: draft.Name, Outcome: api.OutcomeDenied, Integrity: api.IntegrityBad, Reason: "1 of 3 rules failed: the policy denies.", Failed: findings[:1]}
 		if r.Status == api.KeyDelivered {
