@@ -38,6 +38,8 @@ type PreviewLine struct {
 	Now      Badge
 	NowNote  string
 	Failed   []FailedRule
+	// CheckURL checks the machine now, by the policy as it is saved; empty where there is nothing to take away.
+	CheckURL string
 }
 
 // FailedRule is a rule that decides an outcome.

@@ -241,10 +241,16 @@ func TestPolicy_previewAndReplay(t *testing.T) {
 	b.do("the name", chromedp.SetValue(chromedp.CSS("#f-lease_seconds"), "1s"))
 	b.do("preview", chromedp.Click(chromedp.CSS(`[value=preview]`)))
 	b.until("the refusal", `document.querySelector('#preview .flash').textContent.includes('lease_seconds')`)
-	b.visit("/policies/policy-2")
+	b.visit("/policies") // another place of the same page would not be fetched anew
+	b.visit("/policies/policy-2#part-preview")
 	if version := eval[string](b, `document.querySelector('[name=version]').value`); version != "4" {
 		t.Errorf("asking has saved version %s", version)
 	}
+	// Who would lose the key by the policy as it is saved is checked from here.
+	b.do("preview", chromedp.Click(chromedp.CSS(`[value=preview]`)))
+	b.until("check now", `document.querySelector('.preview-rows [formaction]') !== null`)
+	b.press(".preview-rows [formaction]")
+	b.until("the machine", `location.pathname.startsWith('/instances/instance-') && document.getElementById('flash').textContent !== ''`)
 }
 
 // B-03: the meter follows the typing.

@@ -76,7 +76,8 @@ func TestPolicy_previewByForms(t *testing.T) {
 		"revoke_mode": {"unmount"}, "device": {"device-1", "device-2"}, "rules[0].fact": {"listening_tcp_ports"}, "rules[0].conditions[0].operator": {"only these"},
 		"rules[0].conditions[0].value": {"22"}, "edit": {"preview"}}
 	p.post("/policies/policy-2", form).wants(t, "preview", http.StatusOK, "If this policy were saved now", "devices on machines would be judged otherwise",
-		"Revoked when checked", "Network Services (TCP)", "(only these 22, 5432)", "22, 80, 5432", `href="/key-requests/request-1"`, "facts of 4 minutes ago")
+		"Revoked when checked", "Network Services (TCP)", "(only these 22, 5432)", "22, 80, 5432", `href="/key-requests/request-1"`, "facts of 4 minutes ago",
+		`formaction="/instances/instance-2/check"`, "Check now")
 	form.Set("edit", "replay")
 	p.post("/policies/policy-2", form).wants(t, "replay", http.StatusOK, "The last 30 days by this policy", "approved by kim", "1 of 2 key requests since")
 	form.Set("rules[0].conditions[0].value", "many")

@@ -67,6 +67,9 @@ func (v *visit) previewInto(to *ui.Preview, in api.Policy) error {
 		if r.FactsAt != nil {
 			line.Facts = "facts of " + v.when(*r.FactsAt).Text
 		}
+		if v.may(rbac.IntegrityChecksRun) && (r.Before.Outcome == api.OutcomeRevoked || r.Before.Outcome == api.OutcomeRevokedLater) {
+			line.CheckURL = "/instances/" + r.InstanceID + "/check"
+		}
 		if r.Missing {
 			line.Facts += ", missing"
 		}

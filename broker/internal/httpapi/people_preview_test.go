@@ -100,6 +100,7 @@ func TestPreview_saysWhoWouldBeApprovedWaitDeniedOrRevoked(t *testing.T) {
 		}
 		draft := in
 		draft.OnFailure = api.ActionDeny
+		draft.CheckEnabled, draft.OnCheckFailure = true, api.CheckRevoke
 		draft.Rules = []api.Rule{{Fact: api.FactTCPPorts, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpLacks, Value: "22"}, {Operator: api.OpLacks, Value: "80"}}}}
 		got := o.preview(draft)
 		if want := (api.OutcomeCounts{Denied: 1, Revoked: 1, Unknown: 1}); got.After != want || got.Changed != 2 || got.Unseen != 0 {

@@ -9,6 +9,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/inventory"
+	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -105,6 +106,7 @@ func (s *Service) check(t *store.Tenant, p tenant.Principal, inst store.Instance
 		return false, err
 	}
 	now := t.Now()
+	keepAsked(r)
 	r.PolicyID, r.Verdict, r.Evidence, r.CheckedAt = pol.ID, verdict, e, &now
 	if c.event != "" {
 		c.detail = map[string]string{"address": p.Address, "policy_name": pol.Name}
@@ -132,8 +134,7 @@ func wanted(pol store.Policy, r store.KeyRequest, o occasion) bool {
 
 // checked says what a verdict is to a request that has been judged before; no event when it changes nothing.
 func (s *Service) checked(t *store.Tenant, pol store.Policy, r store.KeyRequest, v api.Verdict) (change, error) {
-	c := change{ctx: Ctx{Verdict: v, OnCheckFailed: checkAction(pol), ScheduledChecks: pol.CheckEnabled}}
-	rated := v.Integrity == api.IntegrityGood || v.Integrity == api.IntegrityBad
+	c := change{ctx: Ctx{Verdict: v, OnCheckFailed: checkAction(policyset.View(pol)), ScheduledChecks: pol.CheckEnabled}}
 	switch r.Status {
 	case api.KeyPending:
 		if r.WaitsFor != "" || v.Integrity == r.Integrity && v.Action == r.Verdict.Action {
@@ -146,15 +147,7 @@ func (s *Service) checked(t *store.Tenant, pol store.Policy, r store.KeyRequest,
 		}
 		c.event, c.reason = EventCompliesAgain, "The machine complies again with policy \""+pol.Name+"\"."
 	default:
-		if !rated || r.Status == api.KeyApproved && c.ctx.OnCheckFailed == CheckNotify {
-			return c, nil // nothing can be said against the machine, the verdict shows why; or it is told of once it has the key
-		}
-		worse := worseRules(r.Accepted, v)
-		c.ctx.Accepted = len(worse) == 0
-		c.event, c.reason = EventCheckPassed, "The machine complies again with policy \""+pol.Name+"\"."
-		if v.Integrity == api.IntegrityBad && len(worse) > 0 {
-			c.event, c.reason = EventCheckFailed, failure(worse)
-		}
+		c.event, c.ctx, c.reason = Recheck(policyset.View(pol), r, v)
 		return c, nil
 	}
 	var err error
@@ -162,8 +155,31 @@ func (s *Service) checked(t *store.Tenant, pol store.Policy, r store.KeyRequest,
 	return c, err
 }
 
+// Recheck is what a verdict is to a request whose key is approved or out; no event when it changes nothing. It is pure:
+// checks and previews of them must not differ.
+func Recheck(p api.Policy, r store.KeyRequest, v api.Verdict) (e Event, c Ctx, reason string) {
+	c = Ctx{Verdict: v, OnCheckFailed: checkAction(p), ScheduledChecks: p.CheckEnabled}
+	rated := v.Integrity == api.IntegrityGood || v.Integrity == api.IntegrityBad
+	if !rated || r.Status == api.KeyApproved && c.OnCheckFailed == CheckNotify {
+		return "", c, "" // nothing can be said against the machine, the verdict shows why; or it is told of once it has the key
+	}
+	worse := worseRules(r.Accepted, v)
+	c.Accepted = len(worse) == 0
+	if v.Integrity == api.IntegrityBad && len(worse) > 0 {
+		return EventCheckFailed, c, failure(worse)
+	}
+	return EventCheckPassed, c, "The machine complies again with policy \"" + p.Name + "\"."
+}
+
+// keepAsked keeps what a request was asked with before a check puts newer evidence in its place: replays judge that.
+func keepAsked(r *store.KeyRequest) {
+	if r.Asked == nil {
+		r.Asked = &store.Asked{Evidence: r.Evidence, Action: r.Verdict.Action, Integrity: r.Verdict.Integrity}
+	}
+}
+
 // checkAction is what a policy does when a check fails.
-func checkAction(pol store.Policy) CheckAction {
+func checkAction(pol api.Policy) CheckAction {
 	switch {
 	case !pol.CheckEnabled || pol.OnCheckFailure != api.CheckRevoke:
 		return CheckNotify

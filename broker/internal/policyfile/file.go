@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
@@ -123,7 +124,7 @@ func node(d *json.Decoder) (*yaml.Node, error) {
 		_, err := d.Token()
 		return n, err
 	case string:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}, nil
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v, Style: styleOf(v)}, nil
 	case json.Number:
 		tag := "!!int"
 		if strings.ContainsAny(v.String(), ".eE") {
@@ -134,6 +135,19 @@ func node(d *json.Decoder) (*yaml.Node, error) {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: fmt.Sprint(v)}, nil
 	}
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
+}
+
+// styleOf quotes texts that the block style of the library does not give back as they were: with tabs and other
+// characters that do not print, and lines that begin or end with space.
+func styleOf(text string) yaml.Style {
+	odd := strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) })
+	for line := range strings.SplitSeq(text, "\n") {
+		odd = odd || strings.TrimSpace(line) != line || line == "" && strings.Contains(text, "\n")
+	}
+	if odd {
+		return yaml.DoubleQuotedStyle
+	}
+	return 0
 }
 
 // withoutNull leaves members out that have no value, as a file does.

@@ -283,7 +283,7 @@ func filled(v reflect.Value) {
 }
 
 func drawAccount(t *rapid.T) ([]api.Policy, Names) {
-	name := rapid.OneOf(rapid.SampledFrom([]string{"a", "data", "a [id x]", "true", "12", "- x", "#", "null", "é: {}", "'\"", "2026-01-01", "x: &y", "[]"}),
+	name := rapid.OneOf(rapid.SampledFrom([]string{"a", "data", "a [id x]", "true", "12", "- x", "#", "null", "é: {}", "'\"", "2026-01-01", "x: &y", "[]", "\t\n", " \n a", "a\n\n", "a\nb", "\n", "a\tb", "\u0085", "\u2028x", "- - a", "? b", "%c", "a #b", "@", "`"}),
 		rapid.StringN(1, 12, 40))
 	n := Names{Images: Register{}, Devices: Register{}}
 	for i := range rapid.IntRange(0, 6).Draw(t, "things") {

@@ -225,6 +225,15 @@ func TestJudge_isWhatARealRequestGets(t *testing.T) {
 	request := func(status api.KeyStatus, open string) *store.KeyRequest {
 		return &store.KeyRequest{Status: status, Integrity: api.IntegrityGood, Evidence: ports(seen, open)}
 	}
+	checks := func(grace int64) func(*api.Policy) {
+		return func(p *api.Policy) {
+			p.CheckEnabled, p.OnCheckFailure, p.PostponeSeconds = true, api.CheckRevoke, grace
+		}
+	}
+	accepted := func(r *store.KeyRequest) *store.KeyRequest {
+		r.Accepted = []string{"listening_tcp_ports  does not contain 80"}
+		return r
+	}
 	for name, c := range map[string]struct {
 		policy  api.Policy
 		request *store.KeyRequest
@@ -241,9 +250,14 @@ func TestJudge_isWhatARealRequestGets(t *testing.T) {
 		"no rules":                              {policy(func(p *api.Policy) { p.Rules = nil }), request(api.KeyPending, "22"), nil, "", api.OutcomeWaits},
 		"its image is in no policy":             {policy(func(p *api.Policy) { p.ImageIDs = nil }), request(api.KeyPending, "22"), nil, "", api.OutcomeWaits},
 		"holds the key, complies":               {policy(nil), request(api.KeyDelivered, "22"), nil, "", api.OutcomeKeeps},
-		"holds the key, does not comply":        {policy(nil), request(api.KeyDelivered, "80"), nil, "", api.OutcomeRevoked},
-		"holds the key, a person ignored that":  {policy(nil), request(api.KeyRevokeIgnored, "80"), nil, "", api.OutcomeKeeps},
-		"a heartbeat is newer than the request": {policy(nil), request(api.KeyDelivered, "22"), evidence(seen.Add(time.Second), "80"), "", api.OutcomeRevoked},
+		"holds the key, does not comply":        {policy(checks(0)), request(api.KeyDelivered, "80"), nil, "", api.OutcomeRevoked},
+		"the same with a grace":                 {policy(checks(600)), request(api.KeyDelivered, "80"), nil, "", api.OutcomeRevokedLater},
+		"the same, and people are told":         {policy(func(p *api.Policy) { p.CheckEnabled = true }), request(api.KeyDelivered, "80"), nil, "", api.OutcomeKeeps},
+		"the same without checks":               {policy(nil), request(api.KeyDelivered, "80"), nil, "", api.OutcomeKeeps},
+		"it failed when it was approved":        {policy(checks(0)), accepted(request(api.KeyDelivered, "80")), nil, "", api.OutcomeKeeps},
+		"holds the key, a person ignored that":  {policy(checks(0)), request(api.KeyRevokeIgnored, "80"), nil, "", api.OutcomeKeeps},
+		"holds the key, image in no policy":     {policy(func(p *api.Policy) { checks(0)(p); p.ImageIDs = nil }), request(api.KeyDelivered, "22"), nil, "", api.OutcomeKeeps},
+		"a heartbeat is newer than the request": {policy(checks(0)), request(api.KeyDelivered, "22"), evidence(seen.Add(time.Second), "80"), "", api.OutcomeRevoked},
 		"a request is newer than the heartbeat": {policy(nil), request(api.KeyDelivered, "22"), evidence(seen.Add(-time.Second), "80"), "", api.OutcomeKeeps},
 		"never asked, but reported":             {policy(nil), nil, evidence(seen, "22"), "", api.OutcomeApproved},
 		"never reported":                        {policy(nil), nil, nil, "", api.OutcomeUnknown},

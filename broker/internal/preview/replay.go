@@ -187,6 +187,9 @@ func person(actor string) string { return strings.TrimPrefix(actor, "user:") }
 func (w World) replay(policyID string, f past) api.Judgment {
 	p, r := w.policies[policyID], f.request
 	f.device.PolicyID = policyID
+	if r.Asked != nil {
+		r.Evidence, r.Verdict.Action, r.Verdict.Integrity = r.Asked.Evidence, r.Asked.Action, r.Asked.Integrity
+	}
 	seen := r.Observed
 	if seen == nil { // of a version that did not keep it; when the machine was last seen before is not known
 		f.instance.LastSeenAt = nil

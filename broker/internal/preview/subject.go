@@ -138,20 +138,28 @@ func asked(p api.Policy, v api.Verdict, c keyrequest.Ctx, why string) api.Judgme
 // checked is where a verdict on a machine that holds the key leads when the policy checks it.
 func checked(p api.Policy, v api.Verdict, r store.KeyRequest) api.Judgment {
 	j := judgment(p, v)
-	event := keyrequest.EventCheckPassed
-	if v.Integrity != api.IntegrityGood {
-		event = keyrequest.EventCheckFailed
-	}
-	res, err := keyrequest.Apply(keyrequest.State{Status: r.Status, Integrity: r.Integrity}, event,
-		keyrequest.Ctx{Verdict: v, OnCheckFailed: keyrequest.CheckRevoke})
 	j.Outcome = api.OutcomeKeeps
+	event, c, reason := keyrequest.Recheck(p, r, v)
+	if event == "" {
+		return j
+	}
+	res, err := keyrequest.Apply(keyrequest.State{Status: r.Status, Integrity: r.Integrity}, event, c)
 	switch {
+	case r.Status == api.KeyRevoking:
+		j.Outcome, j.Reason = api.OutcomeRevoked, "It is being revoked."
 	case err != nil:
-		j.Reason = fmt.Sprintf("It keeps its key: a check changes nothing. %s", v.Reason)
+		j.Reason = "A check changes nothing now. " + v.Reason
 	case res.Next.Status == api.KeyRevoking:
-		j.Outcome = api.OutcomeRevoked
+		j.Outcome, j.Reason = api.OutcomeRevoked, reason
 	case res.Next.Status == api.KeyRevokePending:
-		j.Outcome = api.OutcomeRevokedLater
+		j.Outcome, j.Reason = api.OutcomeRevokedLater, reason+" The policy postpones the revocation by "+(time.Duration(p.PostponeSeconds)*time.Second).String()+"."
+	case event == keyrequest.EventCheckFailed:
+		j.Reason = "It keeps its key: the policy notifies people and takes no key. " + reason
+		if r.Status == api.KeyRevokeIgnored {
+			j.Reason = "It keeps its key: a person ignored the failed check. " + reason
+		}
+	case c.Accepted && len(j.Failed) > 0:
+		j.Reason = "It keeps its key: these rules had failed when it was approved."
 	}
 	return j
 }

@@ -322,6 +322,7 @@ type KeyRequest struct {
 	Verdict    api.Verdict  `gorm:"serializer:json"`
 	Evidence   api.Evidence `gorm:"serializer:json"`
 	Observed   []api.Fact   `gorm:"serializer:json"` // what the broker vouched for when it judged; replays need it as it was
+	Asked      *Asked       `gorm:"serializer:json"`
 	SourceIP   string
 	Reason     string
 	Nonce      string
@@ -379,6 +380,13 @@ type Notice struct {
 	Text       string
 	SeenBy     string
 	SeenAt     *time.Time
+}
+
+// Asked is what a request was asked with, and how that was judged, once a check has put newer evidence in its place.
+type Asked struct {
+	Evidence  api.Evidence  `json:"evidence"`
+	Action    api.Action    `json:"action"`
+	Integrity api.Integrity `json:"integrity"`
 }
 
 // KeyRequestEvent is one change of a key request's state.

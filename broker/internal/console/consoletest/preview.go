@@ -28,6 +28,9 @@ func (s *policies) Policy(_ context.Context, _ tenant.Principal, draft api.Polic
 			After:  judged(draft, r)}
 		if r.Status == api.KeyDelivered {
 			row.Before.Outcome = api.OutcomeKeeps
+			if r.Integrity == api.IntegrityFailed {
+				row.Before.Outcome = api.OutcomeRevoked
+			}
 		}
 		out.Before.Add(row.Before.Outcome)
 		out.After.Add(row.After.Outcome)
