@@ -11,7 +11,7 @@ DEMO_PACKAGES := cryptsetup-bin e2fsprogs xfsprogs
 TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev qemu-utils qemu-system-x86 busybox-static libnbd-bin python3-libnbd nbdkit \
 	fio postgresql chromium fonts-dejavu-core lvm2 btrfs-progs dosfstools mdadm cpio zstd openssl python3-cryptography \
 	python3-cryptography-vectors gnutls-bin qemu-user-static ntfs-3g exfatprogs f2fs-tools gdisk genisoimage squashfs-tools \
-	dpkg-dev xz-utils gdb libgfshare-bin zip clamav-daemon softhsm2 python3-pykmip age swtpm
+	dpkg-dev xz-utils gdb libgfshare-bin zip clamav-daemon iproute2 softhsm2 python3-pykmip age swtpm
 
 .PHONY: help
 help: ## list the targets
