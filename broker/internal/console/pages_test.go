@@ -31,7 +31,7 @@ func TestKeyRequest_showsWhatWasJudged(t *testing.T) {
 	t.Parallel()
 	p := newSite(t).as("account-administrator")
 	p.get("/key-requests/request-1").wants(t, "E-07..E-11", http.StatusOK, "Key Request (pending)", "<strong>1</strong> <span>Rule(s) Failed", "<strong>2</strong> <span>Rule(s) Passed",
-		"<strong>4</strong> <span>Rule(s) Informational", "(only these 22, 5432)", "22, 80, 5432", "Self-reported", "Seen by broker", "Cloud-signed",
+		"<strong>4</strong> <span>Rule(s) Informational", "(only these 22, 5432)", "22, 80, 5432", "Self-reported", `procfs net/tcp, <time datetime="`, "13 minutes ago</time>", "Seen by broker", "Cloud-signed",
 		"/mnt/a-mount-point-of-seventy-characters/that-must-wrap-and-is-never-cut/x", "1 rule failed. Approving gives the key")
 	p.get("/key-requests/request-3").wants(t, "E-05", http.StatusOK, "Key Request (Unknown)", "Assign to Policy", ">Submit<")
 	p.get("/key-requests/request-7").wants(t, "E-15", http.StatusOK, "Key Request (denied)", "read-only", "ticket 4711")

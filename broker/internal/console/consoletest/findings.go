@@ -2,6 +2,7 @@ package consoletest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"keyward/broker/api"
@@ -10,7 +11,8 @@ import (
 var findings = []api.Finding{
 	{Fact: api.FactTCPPorts, Title: "Network Services (TCP)", Condition: "(only these 22, 5432)", Actual: "22, 80, 5432", Status: api.RuleFailed, Grade: api.GradeSelfReported, Source: "procfs net/tcp"},
 	{Fact: api.FactSourceIPv4, Title: "Request Source IP Address (IPv4)", Condition: "(in 192.0.2.0/24) OR (= 198.51.100.7)", Actual: "192.0.2.42", Status: api.RulePassed, Grade: api.GradeBrokerObserved, Source: "connection"},
-	{Fact: api.FactKernelVersion, Title: "Kernel Version", Condition: "(>= 6.1)", Actual: "6.1.0-28-amd64", Status: api.RulePassed, Grade: api.GradeSelfReported, Source: "uname"},
+	{Fact: api.FactExpression, Title: "Expression", Condition: "facts.kernel_version >= version(\"6.1\") &&\n  facts.package_version[\"openssl\"] >= package_version(\"3.0.11-1~deb12u2\")",
+		Actual: "Kernel Version = 6.1.0-28-amd64; Package Version: openssl = 3.0.15-1~deb12u1", Status: api.RulePassed, Grade: api.GradeSelfReported, Source: "procfs sys/kernel/osrelease; dpkg status"},
 	{Fact: api.FactMountPoint, Title: "Device Mount Point", Actual: "/mnt/a-mount-point-of-seventy-characters/that-must-wrap-and-is-never-cut/x", Status: api.RuleInformational, Grade: api.GradeSelfReported, Source: "configuration"},
 	{Fact: api.FactLocation, Title: "Instance Location", Actual: "eu-central-1a", Status: api.RuleInformational, Grade: api.GradeCloudSigned, Source: "instance identity document"},
 	{Fact: api.FactFirstSeen, Title: "Instance First Seen", Actual: "2026-10-13T08:00:00Z", Status: api.RuleInformational, Grade: api.GradeBrokerObserved, Source: "inventory"},
@@ -37,6 +39,12 @@ func (b *Broker) fillRequests(ago func(time.Duration) time.Time) {
 		{api.KeyExpired, api.IntegrityGood, 1, 70 * time.Hour},
 		{api.KeyRevokePending, api.IntegrityFailed, 1, 20 * time.Minute},
 		{api.KeyPending, api.IntegrityUnknownNoRules, 2, 25 * time.Minute},
+	}
+	findings := slices.Clone(findings)
+	for i := range findings {
+		if at := ago(13 * time.Minute); findings[i].Source != "" {
+			findings[i].At = &at
+		}
 	}
 	for i, s := range statuses {
 		d, p := b.devices[i%3], b.policies[s.policy]
