@@ -135,6 +135,8 @@ type Evidence struct {
 	// TPM is the TPM's word, and Cloud the provider's, where there are any.
 	TPM   *TPMEvidence   `json:"tpm,omitempty"`
 	Cloud *CloudDocument `json:"cloud,omitempty"`
-	// Verified are the facts that the broker found to be signed; what an agent writes here is dropped.
-	Verified []Fact `json:"verified,omitempty"`
+	// Verified are the facts that the broker found to be signed, or read from a system that knows the machine; Unused are
+	// those whose source a person has switched off, with the reason. What an agent writes into either is dropped.
+	Verified []Fact              `json:"verified,omitempty"`
+	Unused   map[FactName]string `json:"unused,omitempty"`
 }

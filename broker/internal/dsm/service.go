@@ -141,20 +141,38 @@ func (s *Service) current(account string, version int64) bool {
 	return w != nil && w.version == version
 }
 
-// Facts is what the account's manager says of a machine, with the given ID in the broker. unused says why rules on these facts
-// are not used, empty if they are: a person has disabled the connection (G-12). Without a connection there are no facts, and
-// rules on them fail.
-func (s *Service) Facts(account, id string, m Machine) (facts []api.Fact, unused string) {
+// Confirmed is what the manager of a machine's account says of it. unused are all its facts, with the reason, after a person has
+// disabled the connection (G-12). Without a connection there are no facts, and rules on them fail.
+func (s *Service) Confirmed(inst store.Instance, e api.Evidence, address string) (facts []api.Fact, unused map[api.FactName]string) {
 	s.mu.Lock()
-	w, off := s.watches[account], s.disabled[account]
+	w, off := s.watches[inst.AccountID], s.disabled[inst.AccountID]
 	s.mu.Unlock()
 	switch {
 	case w != nil:
-		return w.Facts(id, m), ""
+		return w.Facts(inst.ID, machineOf(inst, e, address)), nil
 	case off:
-		return nil, "the connection to the Deep Security Manager is disabled"
+		unused = map[api.FactName]string{}
+		for _, name := range Names() {
+			unused[name] = "the connection to the Deep Security Manager is disabled"
+		}
 	}
-	return nil, ""
+	return nil, unused
+}
+
+// machineOf is what a machine is looked for by. Of its cloud's instance ID only a verified one counts.
+func machineOf(inst store.Instance, e api.Evidence, address string) Machine {
+	m := Machine{HostName: inst.HostName, Address: address}
+	value := func(facts []api.Fact, name api.FactName) string {
+		for _, f := range facts {
+			if f.Name == name && f.Missing == "" && len(f.Values) == 1 {
+				return f.Values[0]
+			}
+		}
+		return ""
+	}
+	m.InstanceID = value(e.Verified, api.FactCloudInstance)
+	m.UUID = value(e.Facts, api.FactHardwareUUID)
+	return m
 }
 
 // describe adds how the connection stands.

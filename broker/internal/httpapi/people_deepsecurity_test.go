@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/dsm/dsmtest"
@@ -79,5 +80,76 @@ func TestDeepSecurity_connection(t *testing.T) {
 		if s := read(); s.Enabled || !s.HasAPIKey || s.AnsweredAt != nil {
 			t.Errorf("disabled: %+v", s)
 		}
+	})
+}
+
+// J-09, H-10, G-12: a key is given to a machine that the manager shows as well, taken when it reports a bad file, given back
+// when that is gone, and judged without the manager while the connection is disabled.
+func TestDeepSecurity_badFileTakesTheKeyBack(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		const path = "/api/v1/deep-security-settings"
+		ctx := t.Context()
+		o := r.org("acme")
+		well := dsmtest.Protected(7, "db1", "", "127.0.0.1")
+		infected := dsmtest.Protected(7, "db1", "", "127.0.0.1")
+		infected["computerStatus"] = map[string]any{"agentStatus": "error"}
+		infected["antiMalware"] = dsmtest.Module("on", "error")
+		manager := dsmtest.New(well)
+		defer manager.Close()
+		host, port := manager.Address()
+		settings := api.DeepSecuritySettingsWrite{Enabled: true, Server: host, Port: port, Authority: manager.Authority(), APIKey: dsmtest.Key}
+		look := func() {
+			t.Helper()
+			r.later(time.Minute)
+			if err := r.dsm.Tick(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		save := func(enabled bool) {
+			t.Helper()
+			settings.Enabled = enabled
+			if err := o.admin.Do(ctx, "PUT", path, settings, nil); err != nil {
+				t.Fatal(err)
+			}
+			look()
+		}
+		save(true)
+		policy := checking("web", api.Policy{CheckEveryHeartbeat: true, OnCheckFailure: api.CheckRevoke})
+		policy.LeaseSeconds, policy.HeartbeatSeconds = 900, 30
+		policy.Rules = append(policy.Rules, api.Rule{Fact: api.FactDSMAntiMalware, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "on"}}},
+			api.Rule{Fact: api.FactDSMStatus, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpNotEqual, Value: "red"}}})
+		b, a := held(o, "db1", policy)
+		if got := b.says("", false, closed80, a); len(got.Checked) != 1 || got.Checked[0].Integrity != api.IntegrityGood {
+			t.Fatalf("a machine that is well: %+v", got)
+		}
+		manager.Set(infected)
+		look()
+		b.says("", false, closed80, a)
+		d := a.is(api.KeyRevoking)
+		if !strings.Contains(d.Reason, "Deep Security Status: Anti-Malware") {
+			t.Errorf("the reason does not name what the manager said: %s", d.Reason)
+		}
+		for _, f := range d.Verdict.Findings {
+			if f.Fact == api.FactDSMAntiMalware && (f.Actual != "error" || f.Grade != api.GradeAPIConfirmed || f.At == nil) {
+				t.Errorf("%+v", f)
+			}
+		}
+		a.report(api.EventSuspended)
+		b.says("", false, closed80)
+		a.is(api.KeyRevoked)
+		manager.Set(well)
+		look()
+		b.says("", false, closed80)
+		a.is(api.KeyApproved)
+		a.collect()
+		a.report(api.EventMounted).is(api.KeyDelivered)
+
+		manager.Set(infected)
+		look()
+		save(false)
+		b.says("", false, closed80, a)
+		a.is(api.KeyDelivered)
+		b.says("", false, open80, a) // the other rules are used
+		a.is(api.KeyRevoking)
 	})
 }

@@ -119,9 +119,9 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	jobs := job.New(job.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet})
 	r.desk = job.Desk{Service: inv, Jobs: jobs}
 	r.policies = policyset.New(st, r.feed)
-	r.requests = keyrequest.New(keyrequest.Deps{Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet,
-		Clouds: attest.Clouds{AWS: map[string][]*x509.Certificate{r.cloud.Region: {r.cloud.Certificate}}}})
 	r.dsm = dsm.New(dsm.Deps{Store: st, Root: root, Clock: r.now, Logger: quiet, AllowLoopback: true})
+	r.requests = keyrequest.New(keyrequest.Deps{Managers: r.dsm, Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet,
+		Clouds: attest.Clouds{AWS: map[string][]*x509.Certificate{r.cloud.Region: {r.cloud.Certificate}}}})
 	roles, err := rbac.New()
 	if err != nil {
 		t.Fatal(err)

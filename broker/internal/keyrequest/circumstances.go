@@ -14,7 +14,7 @@ import (
 // the broker vouches for.
 func Circumstances(p api.Policy, listed bool, d store.Device, inst store.Instance, e api.Evidence, seen []api.Fact, now time.Time) policy.Context {
 	return policy.Context{
-		Evidence: e, Observed: slices.Concat(seen, e.Verified), DeviceInPolicy: d.PolicyID == p.ID,
+		Evidence: e, Observed: slices.Concat(seen, e.Verified), Unused: e.Unused, DeviceInPolicy: d.PolicyID == p.ID,
 		// A device that is assigned to an image belongs to machines of that image only, unless it is one to read from:
 		// that may be shared, and Native machines have an image each. The devices of a resource pool are for any machine of
 		// the policy.

@@ -51,8 +51,17 @@ type Deps struct {
 	Logger *slog.Logger
 	// Clouds verifies the documents of cloud instances; its zero value knows no cloud.
 	Clouds attest.Clouds
+	// Managers say what they know of a machine; nil knows nothing.
+	Managers Managers
 	// Observer counts what happened for metrics; nil counts nothing.
 	Observer Observer
+}
+
+// Managers are systems other than the machine that know its state.
+type Managers interface {
+	// Confirmed is what they say of a machine that calls from address, and the facts on which rules are not used now, with the
+	// reason. It answers at once. The evidence holds what the broker has verified so far.
+	Confirmed(inst store.Instance, e api.Evidence, address string) (facts []api.Fact, unused map[api.FactName]string)
 }
 
 // Observer is told of every change of a request's state, after it is durable.

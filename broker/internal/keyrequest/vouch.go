@@ -16,12 +16,17 @@ import (
 	"keyward/broker/internal/tenant"
 )
 
-// vouch fills in what is signed in a machine's evidence, and what the broker knows of its key. It changes inst, which the
+// vouch fills in what is signed in a machine's evidence, what the broker knows of its key, and what managers say of it. It changes inst, which the
 // caller stores. errQuote says that a quote is not what it should be.
 func (s *Service) vouch(t *store.Tenant, p tenant.Principal, inst *store.Instance, e *api.Evidence, purpose string, publicKey []byte) error {
-	e.Verified = []api.Fact{identityKey(*inst, t.Now())}
+	e.Verified, e.Unused = []api.Fact{identityKey(*inst, t.Now())}, nil
 	if err := s.vouchCloud(t, p, inst, e); err != nil {
 		return err
+	}
+	if s.Managers != nil {
+		var confirmed []api.Fact
+		confirmed, e.Unused = s.Managers.Confirmed(*inst, *e, p.Address)
+		e.Verified = append(e.Verified, confirmed...)
 	}
 	if e.TPM == nil {
 		return nil

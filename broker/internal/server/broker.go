@@ -123,7 +123,7 @@ func (b *Broker) services() error {
 		TPMRoots: roots, CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
 	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
 	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
-	b.Requests = keyrequest.New(keyrequest.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Clouds: signers, Observer: b.metrics})
+	b.Requests = keyrequest.New(keyrequest.Deps{Managers: b.DSM, Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Clouds: signers, Observer: b.metrics})
 	return nil
 }
 
