@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 // fake is broker and machine in one: it decides by its fields and remembers what was done.
 type fake struct {
+	skew   atomic.Int64 // nanoseconds by which the boot clock is ahead
 	mu     sync.Mutex
 	did    []string
 	status api.KeyStatus
@@ -137,7 +139,7 @@ func (x *fakeExport) Abandon(context.Context) string { x.f.note("abandon"); retu
 func life(t *testing.T, f *fake, test func(v *Volume)) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		f.clock = func() time.Duration { return time.Since(start) }
+		f.clock = func() time.Duration { return time.Since(start) + time.Duration(f.skew.Load()) }
 		if f.lease == 0 {
 			f.lease = time.Minute
 		}
@@ -225,6 +227,51 @@ func TestVolume_leaseIsRenewedOrEnds(t *testing.T) {
 		}
 		if !slices.Contains(f.events, api.EventRevoked) {
 			t.Errorf("reported %v", f.events)
+		}
+	})
+}
+
+// A machine that slept, or was stopped and went on, finds its lease over: the key goes at the first look, whatever the date
+// says and however often the broker is asked after.
+func TestVolume_aClockThatJumpedEndsTheLease(t *testing.T) {
+	for _, mode := range []api.RevokeMode{api.RevokeUnmount, api.RevokeSuspend} {
+		f := &fake{mode: mode}
+		life(t, f, func(v *Volume) {
+			v.Ask("start", "")
+			want(t, v, Mounted)
+			f.decide(api.KeyPending)
+			f.skew.Store(int64(59 * time.Second))
+			time.Sleep(900 * time.Millisecond)
+			if s := v.Snapshot(); s.State != Mounted || s.LeaseSeconds > 1 {
+				t.Errorf("moments before the end: %s, %d s left", s.State, s.LeaseSeconds)
+			}
+			f.skew.Store(int64(time.Hour))
+			v.Renew(api.Lease{RequestID: "request"}, f.clock()+time.Hour) // an answer that came while it slept
+			time.Sleep(2 * time.Second)
+			if s := v.Snapshot().State; s.HoldsKey() {
+				t.Errorf("%s: after the jump the volume is %s", mode, s)
+			}
+			if mode == api.RevokeSuspend {
+				want(t, v, Suspended)
+			}
+		})
+	}
+}
+
+func TestVolume_showsWhatAFailedCheckThreatens(t *testing.T) {
+	f := &fake{}
+	life(t, f, func(v *Volume) {
+		v.Ask("start", "")
+		want(t, v, Mounted)
+		at := time.Now().Add(time.Minute)
+		failed := api.Lease{RequestID: "request", Status: api.KeyRevokePending, Integrity: api.IntegrityFailed, RevokeAt: &at, Reason: "port 80 is open"}
+		v.Renew(failed, f.clock()+time.Minute)
+		if s := v.Snapshot(); s.RevokeAt == nil || s.Warning != "port 80 is open" || s.Integrity != api.IntegrityFailed {
+			t.Errorf("the machine shows no warning: %+v", s)
+		}
+		v.Renew(api.Lease{RequestID: "request", Status: api.KeyDelivered, Integrity: api.IntegrityGood}, f.clock()+time.Minute)
+		if s := v.Snapshot(); s.RevokeAt != nil || s.Warning != "" || s.Integrity != api.IntegrityGood {
+			t.Errorf("the warning stays: %+v", s)
 		}
 	})
 }
