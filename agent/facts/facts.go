@@ -10,7 +10,10 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"keyward/broker/api"
 )
@@ -146,12 +149,32 @@ func (s Sources) fact(ctx context.Context, name api.FactName, subject, source st
 	if err == nil {
 		err = ctx.Err()
 	}
+	if err == nil && slices.ContainsFunc(values, func(v string) bool { return len(v) > mostValue || v != plain(v) }) {
+		err = errors.New("the value is no plain text, or too long")
+	}
 	if err != nil {
-		f.Missing = err.Error()
+		f.Missing = plain(err.Error())
+		f.Missing = strings.ToValidUTF8(f.Missing[:min(len(f.Missing), mostReason)], "")
 	} else if values != nil {
 		f.Values = values
 	}
 	return f
+}
+
+// The longest value that a broker takes, and the longest reason worth reading, bytes.
+const (
+	mostValue  = 16 << 10
+	mostReason = 1 << 10
+)
+
+// plain replaces what a broker refuses in a text. One odd byte in what a program says must not void all evidence.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 }
 
 var errNotConfigured = errors.New("the provider does not give it and it is not configured")

@@ -77,6 +77,7 @@ func TestScripts_resultOrReason(t *testing.T) {
 	add("exponent", "echo 1e9\n", true)
 	add("silent", "exit 0\n", false)
 	add("binary", "printf '\\001\\377'\n", false)
+	add("colourful", "printf '\\033[31mred\\377' >&2; exit 4\n", false)
 	add("failing", "echo fine; echo no disk >&2; exit 4\n", false)
 	add("open", "echo x\n", false)
 	if err := os.Chmod(filepath.Join(root, "opt/open"), 0o777); err != nil {
@@ -92,7 +93,7 @@ func TestScripts_resultOrReason(t *testing.T) {
 	if f := of(t, e, api.FactScriptNumber, "number"); !slices.Equal(f.Values, []string{"-2.50"}) {
 		t.Errorf("%+v", f)
 	}
-	for name, why := range map[string]string{"silent": "printed nothing", "binary": "no plain text", "failing": "exit status 4 no disk",
+	for name, why := range map[string]string{"silent": "printed nothing", "binary": "no plain text", "failing": "exit status 4 no disk", "colourful": "exit status 4 ?[31mred?",
 		"open": "chmod go-w", "absent": "no such file"} {
 		if f := of(t, e, api.FactScriptText, name); len(f.Values) != 0 || !strings.Contains(f.Missing, why) {
 			t.Errorf("%s: %+v, want %q", name, f, why)
