@@ -26,10 +26,11 @@ func volumes(t *store.Tenant, want func(deviceID string) bool) ([]string, error)
 
 // subjects reads devices with the machines that see them, or that have a request for them which is not over.
 func subjects(t *store.Tenant, deviceIDs []string) ([]Subject, error) {
-	devices, err := store.In[store.Device](t).List(store.OneOf("id", deviceIDs), store.Asc("name"))
+	devices, err := store.In[store.Device](t).List(store.OneOf("id", deviceIDs))
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(devices, func(a, b store.Device) int { return strings.Compare(a.Name, b.Name) })
 	open, err := store.In[store.KeyRequest](t).List(store.OneOf("device_id", deviceIDs), store.OneOf("status", openStatuses()),
 		store.Only("id", "device_id", "instance_id", "status"))
 	if err != nil {
