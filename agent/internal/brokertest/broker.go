@@ -25,6 +25,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/client"
+	"keyward/broker/client/recovery"
 )
 
 // AccountName and BrokerName are what the broker says of itself.
@@ -60,6 +61,8 @@ type Broker struct {
 	number   int64
 	beats    []api.Heartbeat
 	reports  []api.InventoryReport
+	records  []api.OfflineRecord
+	sealTo   *recovery.PublicKey
 }
 
 // Device is a device as the broker has it.

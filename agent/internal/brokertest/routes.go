@@ -30,7 +30,7 @@ func (b *Broker) routes() http.Handler {
 		"POST " + api.PathNonce: b.nonce, "PUT " + api.PathInventory: b.inventory, "GET " + api.PathAgentDevices: b.list,
 		"GET " + api.PathCommands: b.commands, "POST " + api.PathHeartbeat: b.heartbeat, "POST " + api.PathKeyRequests: b.ask,
 		"GET " + api.PathKeyRequest: b.status, "POST " + api.PathDelivery: b.deliver, "POST " + api.PathRequestEvents: b.event,
-		"POST " + api.PathJobKey: b.jobKey, "POST " + api.PathJobProgress: b.jobProgress,
+		"GET " + api.PathRecovery: b.recovery, "POST " + api.PathOfflineRecords: b.offlineRecords, "POST " + api.PathJobKey: b.jobKey, "POST " + api.PathJobProgress: b.jobProgress,
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			if len(r.TLS.PeerCertificates) == 0 || r.TLS.PeerCertificates[0].Subject.Organization[0] != b.AccountID {

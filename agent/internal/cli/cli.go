@@ -113,7 +113,7 @@ func (a *app) root() *cobra.Command {
 	a.key(root, "log_level", "debug, info, warn or error")
 	root.AddCommand(a.runCommand(), a.enrolCommand(), a.renewCommand(), a.statusCommand(), a.waitCommand(), a.publishCommand(), a.requestCommand(), a.checkCommand(),
 		a.lockCommand(), a.stopCommand(), a.upgradeCommand(), a.exportedKeyCommand(), a.inspectCommand(), a.factsCommand(), a.versionCommand(), a.configCommand())
-	root.AddCommand(a.openExportedCommand(), a.closeExportedCommand(), a.importCommand())
+	root.AddCommand(a.openExportedCommand(), a.closeExportedCommand(), a.importCommand(), a.recoveryKeyCommand(), a.breakGlassCommand())
 	for _, c := range append(root.Commands(), root) {
 		c.Args = usage(c.Args)
 	}

@@ -27,6 +27,7 @@ import (
 	"keyward/agent/internal/mount"
 	"keyward/broker/api"
 	"keyward/broker/client"
+	"keyward/broker/client/recovery"
 )
 
 func TestMain(m *testing.M) {
@@ -78,6 +79,8 @@ func TestScript(t *testing.T) {
 //	broker revoke NAME                          revoke its key and wait for the report
 //	broker record NAME FILE                     write the volume's record
 //	broker export NAME PASSPHRASE FILE          write its key as the key export does
+//	broker recovery-key FILE                    give the account a recovery key
+//	broker offline-records EVENT...             wait for records of what the machine did without the broker
 //	broker stop | start
 func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
@@ -85,7 +88,7 @@ func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	b := ts.Value(brokerKey{}).(*brokertest.Broker)
 	id := ""
-	if len(args) > 1 {
+	if len(args) > 1 && !strings.Contains(args[0], "-") {
 		id = b.Published(args[1]).ID
 	}
 	switch args[0] {
@@ -110,6 +113,14 @@ func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o600))
 	case "export":
 		ts.Check(os.WriteFile(ts.MkAbs(args[3]), export(ts, b.Published(args[1]), args[2]), 0o600))
+	case "recovery-key":
+		text, err := os.ReadFile(ts.MkAbs(args[1]))
+		ts.Check(err)
+		key, err := recovery.ParsePublicKey(text)
+		ts.Check(err)
+		b.SealTo(key)
+	case "offline-records":
+		b.OfflineRecords(args[len(args)-1], func(told []string) bool { return strings.HasSuffix(strings.Join(told, " "), strings.Join(args[1:], " ")) })
 	case "stop":
 		b.Stop()
 	case "start":

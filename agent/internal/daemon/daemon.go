@@ -71,6 +71,7 @@ type Daemon struct {
 
 	complete script.Script
 	settled  chan struct{} // a volume changed its state
+	listed   chan struct{} // the broker's list of devices came
 
 	inventory sync.Mutex    // one publication at a time
 	scanning  chan struct{} // holds a token while the provider looks at the devices
@@ -135,7 +136,7 @@ func Run(ctx context.Context, o Options) error {
 	defer agent.Close()
 
 	d := &Daemon{o: o, cfg: cfg, log: log, id: id, broker: agent, provider: machine, hardening: hardening, started: o.Now(), stop: stop,
-		settled: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}, answering: map[string]bool{}}
+		settled: make(chan struct{}, 1), listed: make(chan struct{}, 1), volumes: map[string]*volume.Volume{}, found: map[string]found{}, scanning: make(chan struct{}, 1), confirming: map[string]bool{}, answering: map[string]bool{}}
 	d.current.Store(id)
 	d.memory = facts.NewMemory(ctx, time.Duration(max(cfg.Facts.RefreshSeconds, 1))*time.Second)
 	d.thisRun = newRun(cfg.StateDir, log)
@@ -162,6 +163,7 @@ func Run(ctx context.Context, o Options) error {
 	background.Go(func() { d.completeLoop(ctx) })
 	background.Go(func() { d.watchdog(ctx) })
 	background.Go(func() { trim(ctx) })
+	background.Go(func() { d.recoveryLoop(ctx) })
 	notify("READY=1", "STATUS=serving volumes of account "+id.AccountName)
 	log.Info("agent started", "instance", id.InstanceID, "account", id.AccountID, "broker", brokerURL(cfg, id), "identity_key", id.Grade)
 	o.Ready()

@@ -115,6 +115,10 @@ func (d *Daemon) apply(list api.DeviceList) {
 		return
 	}
 	d.assigned = list.Devices
+	select {
+	case d.listed <- struct{}{}:
+	default:
+	}
 	known := map[string]bool{}
 	for _, a := range list.Devices {
 		f, here := d.found[a.Identity]

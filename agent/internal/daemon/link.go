@@ -24,6 +24,8 @@ type Broker interface {
 	Delivery(ctx context.Context, id string, in api.DeliveryRequest) (api.KeyDelivery, error)
 	Report(ctx context.Context, id string, in api.RequestEvent) error
 	JobKey(ctx context.Context, id string, in api.JobKeyRequest) (api.KeyDelivery, error)
+	Recovery(ctx context.Context, revision string) (api.RecoveryEnvelope, error)
+	SendOfflineRecords(ctx context.Context, in api.OfflineRecords) error
 	JobProgress(ctx context.Context, id string, in api.JobProgress) error
 }
 

@@ -39,6 +39,7 @@ import (
 	"keyward/broker/internal/pki"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/preview"
+	"keyward/broker/internal/recovery"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/store/storetest"
 	"keyward/e2e/lab"
@@ -139,6 +140,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	agentApp := httpapi.NewApp(httpapi.AppOptions{Name: "agents", Base: base, Logger: quiet})
 	r.agents = httpapi.NewRouter(agentApp, "/agent/v1", "Keyward agents", "test", &httpapi.MachineGate{Store: st, Clock: r.now}, quiet)
 	httpapi.RegisterAgents(r.agents, httpapi.AgentDeps{Inventory: inv, Requests: r.requests, Jobs: jobs})
+	httpapi.RegisterRecovery(r.people, r.agents, recovery.New(recovery.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet}))
 	serve(t, peopleApp, peopleListener)
 	serve(t, agentApp, agentListener)
 	r.stop = func() {

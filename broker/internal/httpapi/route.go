@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -156,18 +157,31 @@ type (
 )
 
 // caller is what the transport knows of whoever calls, on open routes too.
-type caller struct{ address, userAgent string }
+type caller struct {
+	address, userAgent string
+	// machineKey is that of the client certificate, nil for callers without one.
+	machineKey *ecdsa.PublicKey
+}
 
 func callerOf(ctx context.Context) caller {
 	c, _ := ctx.Value(callerKey{}).(caller)
 	return c
 }
 
+func machineKey(c *fiber.Ctx) *ecdsa.PublicKey {
+	state := c.Context().TLSConnectionState()
+	if state == nil || len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	key, _ := state.PeerCertificates[0].PublicKey.(*ecdsa.PublicKey)
+	return key
+}
+
 func (r *Router) admit(rt Route) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		c := humafiber.Unwrap(ctx)
 		ctx = huma.WithValue(ctx, requestKey{}, RequestID(c))
-		ctx = huma.WithValue(ctx, callerKey{}, caller{address: c.IP(), userAgent: c.Get(fiber.HeaderUserAgent)})
+		ctx = huma.WithValue(ctx, callerKey{}, caller{address: c.IP(), userAgent: c.Get(fiber.HeaderUserAgent), machineKey: machineKey(c)})
 		p, err := r.gate.Admit(c, rt)
 		if err != nil {
 			if err := refuse(c, r.log, err); err != nil {

@@ -68,6 +68,8 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /api/v1/second-factor/remove":              api.FactorCode{Code: "000000"},
 		"PUT /api/v1/second-factor-settings":             api.FactorSettings{SecondFactor: "none"},
 		"POST /api/v1/instances/{id}/clear-suspicion":    api.Clearance{Reason: "x"},
+		"PUT /api/v1/recovery-key":                       api.RecoveryKeyWrite{PublicKey: "x"},
+		"POST /agent/v1/offline-records":                 api.OfflineRecords{Records: []api.OfflineRecord{{Payload: []byte{1}, Signature: []byte{1}}}},
 		"POST /agent/v1/nonce":                           nil,
 		"POST /agent/v1/devices/{id}/import-offer":       api.ImportOfferRequest{Nonce: "x"},
 		"POST /agent/v1/devices/{id}/import": api.ImportKey{Nonce: "x", EncapsulatedKey: []byte{1}, SealedKey: []byte{1},

@@ -23,6 +23,7 @@ import (
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/preview"
+	"keyward/broker/internal/recovery"
 	"keyward/broker/internal/rootkey"
 	"keyward/broker/internal/store"
 	"keyward/rbac"
@@ -44,6 +45,7 @@ type Broker struct {
 	Policies  *policyset.Service
 	Previews  *preview.Service
 	Requests  *keyrequest.Service
+	Recovery  *recovery.Service
 	Jobs      *job.Service
 	Feed      *feed.Hub
 	DSM       *dsm.Service
@@ -122,6 +124,7 @@ func (b *Broker) services() error {
 	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL,
 		TPMRoots: roots, CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
 	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
+	b.Recovery = recovery.New(recovery.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
 	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
 	b.Requests = keyrequest.New(keyrequest.Deps{Managers: b.DSM, Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Clouds: signers, Observer: b.metrics})
 	return nil
@@ -153,6 +156,7 @@ func (b *Broker) apps() error {
 	httpapi.RegisterPeople(b.peopleRouter, httpapi.PeopleDeps{DeepSecurity: b.DSM, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Feed: b.Feed, Sessions: b.Accounts, Roles: roles})
 	b.agentsRouter = httpapi.NewRouter(b.agents, "/agent/v1", "Keyward broker: agents' interface", c.Version, &httpapi.MachineGate{Store: b.store, Clock: c.Clock}, c.Logger)
 	httpapi.RegisterAgents(b.agentsRouter, httpapi.AgentDeps{Inventory: b.Inventory, Requests: b.Requests, Jobs: b.Jobs, Clock: c.Clock})
+	httpapi.RegisterRecovery(b.peopleRouter, b.agentsRouter, b.Recovery)
 
 	for _, app := range []*fiber.App{b.people, b.agents} {
 		app.Get("/healthz", func(c *fiber.Ctx) error { return c.JSON(fiber.Map{"status": "alive"}) })

@@ -1,0 +1,29 @@
+package api
+
+import "time"
+
+// PathRecovery is where a machine fetches the recovery envelope of its devices.
+const PathRecovery = "/agent/v1/recovery"
+
+// RecoveryKey is the key that an account's recovery envelopes are sealed to. The broker has its public half only.
+type RecoveryKey struct {
+	KeyID     string    `json:"key_id"`
+	Threshold int       `json:"threshold"`
+	Holders   []string  `json:"holders"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+}
+
+// RecoveryKeyWrite sets an account's recovery key.
+type RecoveryKeyWrite struct {
+	// PublicKey is the file recovery-key.pub, as it was made.
+	PublicKey string `json:"public_key" minLength:"1" maxLength:"16384"`
+}
+
+// RecoveryEnvelope answers a machine that asks for its envelope.
+type RecoveryEnvelope struct {
+	// Revision names what is in it; it is empty, as is Envelope, while the account has no recovery key.
+	Revision string `json:"revision"`
+	// Envelope is the file, empty where the machine has that revision already.
+	Envelope []byte `json:"envelope,omitempty"`
+}

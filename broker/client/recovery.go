@@ -1,0 +1,35 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	"keyward/broker/api"
+)
+
+// Recovery fetches the recovery envelope of the machine's devices, unless it is the one with the revision that is given.
+func (a *Agent) Recovery(ctx context.Context, revision string) (out api.RecoveryEnvelope, err error) {
+	return out, a.call.do(ctx, call{method: http.MethodGet, path: api.PathRecovery, query: url.Values{"revision": {revision}}, out: &out})
+}
+
+// SendOfflineRecords hands over what the machine did without the broker.
+func (a *Agent) SendOfflineRecords(ctx context.Context, in api.OfflineRecords) error {
+	return a.call.do(ctx, call{method: http.MethodPost, path: api.PathOfflineRecords, in: in})
+}
+
+// RecoveryKey is the account's recovery key.
+func (p *People) RecoveryKey(ctx context.Context) (out api.RecoveryKey, err error) {
+	return out, p.Do(ctx, http.MethodGet, "/api/v1/recovery-key", nil, &out)
+}
+
+// SetRecoveryKey makes the key of a file recovery-key.pub the account's.
+func (p *People) SetRecoveryKey(ctx context.Context, in api.RecoveryKeyWrite) (out api.RecoveryKey, err error) {
+	return out, p.Do(ctx, http.MethodPut, "/api/v1/recovery-key", in, &out)
+}
+
+// RecoveryEnvelope writes the envelope of all of the account's devices to w.
+func (p *People) RecoveryEnvelope(ctx context.Context, w io.Writer) error {
+	return p.Download(ctx, http.MethodGet, "/api/v1/recovery-envelope", nil, w)
+}

@@ -1,0 +1,129 @@
+// Package recovery keeps what outlives the broker: the public half of an account's recovery key, the envelopes of device keys
+// that are sealed to it, and the records of what machines did while the broker was away.
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"keyward/broker/api"
+	"keyward/broker/client/recovery"
+	"keyward/broker/internal/audit"
+	"keyward/broker/internal/feed"
+	"keyward/broker/internal/keystore"
+	"keyward/broker/internal/problem"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/tenant"
+)
+
+// Deps is what the service works with.
+type Deps struct {
+	Store *store.Store
+	Feed  *feed.Hub
+	Root  keystore.Root
+	// AgentURL names the broker in envelopes.
+	AgentURL string
+	Logger   *slog.Logger
+}
+
+// Service is break glass on the broker's side.
+type Service struct{ Deps }
+
+// New makes the service.
+func New(d Deps) *Service {
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	return &Service{d}
+}
+
+// Key is the account's recovery key, or the problem "not-found".
+func (s *Service) Key(ctx context.Context, p tenant.Principal) (api.RecoveryKey, error) {
+	var row store.RecoveryKey
+	err := s.Store.View(ctx, func(tx *store.Tx) error {
+		var err error
+		row, err = current(tx.Tenant(p.AccountID))
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return api.RecoveryKey{}, problem.NotFound("recovery key")
+	}
+	return view(row), err
+}
+
+func current(t *store.Tenant) (store.RecoveryKey, error) {
+	return store.In[store.RecoveryKey](t).First(store.IsNull("retired_at"))
+}
+
+func view(k store.RecoveryKey) api.RecoveryKey {
+	return api.RecoveryKey{KeyID: k.KeyID, Threshold: k.Threshold, Holders: k.Holders, CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy}
+}
+
+func public(k store.RecoveryKey) recovery.PublicKey {
+	return recovery.PublicKey{ID: k.KeyID, Bytes: k.PublicKey, Threshold: k.Threshold, Holders: k.Holders}
+}
+
+// SetKey makes a key that holders have made among themselves the account's. Envelopes that were sealed to the former one
+// still open with the former shares; new ones are sealed to the new key.
+func (s *Service) SetKey(ctx context.Context, p tenant.Principal, in api.RecoveryKeyWrite) (api.RecoveryKey, error) {
+	key, err := recovery.ParsePublicKey([]byte(in.PublicKey))
+	if err != nil {
+		return api.RecoveryKey{}, problem.Invalid("public_key", err.Error())
+	}
+	row := store.RecoveryKey{KeyID: key.ID, PublicKey: key.Bytes, Threshold: key.Threshold, Holders: key.Holders, CreatedBy: p.Actor()}
+	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		if err := retire(t); err != nil {
+			return err
+		}
+		if err := store.In[store.RecoveryKey](t).Insert(&row); errors.Is(err, store.ErrDuplicate) {
+			return problem.Conflict("This recovery key was the account's before.", "Make a new one, so that old and new shares cannot be mixed up.")
+		} else if err != nil {
+			return fmt.Errorf("keeping the recovery key: %w", err)
+		}
+		s.announce(t)
+		return audit.Append(t, audit.Entry{Category: audit.Key, Event: "recovery-key.set", Actor: p.Actor(), Subject: key.ID,
+			Detail: map[string]string{"holders": fmt.Sprintf("%d of %q", key.Threshold, key.Holders), "address": p.Address}})
+	})
+	return view(row), err
+}
+
+// retire ends the present key, if there is one.
+func retire(t *store.Tenant) error {
+	former, err := current(t)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now := t.Now()
+	former.RetiredAt = &now
+	return store.In[store.RecoveryKey](t).Update(&former)
+}
+
+// RetireKey ends the recovery key: no envelopes are made from then on. Those that machines and people have stay good.
+func (s *Service) RetireKey(ctx context.Context, p tenant.Principal) error {
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		former, err := current(t)
+		if errors.Is(err, store.ErrNotFound) {
+			return problem.NotFound("recovery key")
+		}
+		if err != nil {
+			return err
+		}
+		if err := retire(t); err != nil {
+			return err
+		}
+		s.announce(t)
+		return audit.Append(t, audit.Entry{Category: audit.Key, Event: "recovery-key.retired", Actor: p.Actor(), Subject: former.KeyID})
+	})
+}
+
+func (s *Service) announce(t *store.Tenant) {
+	account := t.AccountID()
+	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicDevices) })
+}
