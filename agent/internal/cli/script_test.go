@@ -120,7 +120,9 @@ func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		b.SealTo(key)
 	case "offline-records":
-		b.OfflineRecords(args[len(args)-1], func(told []string) bool { return strings.HasSuffix(strings.Join(told, " "), strings.Join(args[1:], " ")) })
+		b.OfflineRecords(args[len(args)-1], func(told []string) bool {
+			return strings.HasSuffix(strings.Join(told, " "), strings.Join(args[1:], " "))
+		})
 	case "stop":
 		b.Stop()
 	case "start":
