@@ -147,7 +147,7 @@ func TestRoles_capabilities(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
 		"data-analyst": {"Reports without device-key information", "Logs", "Own password and sessions"},
-		"security-administrator": {"Running Instances", "Devices and RAID sets (view only)", "Export device keys",
+		"security-administrator": {"Running Instances", "Devices and RAID sets (view only)", "Export device keys", "Recovery key", "Recovery envelope of all devices",
 			"Reports without device-key information", "Reports with device-key information", "Logs",
 			"Own password and sessions"},
 		"key-approver": {"Running Instances", "Approve or deny a pending key", "Revoke a delivered key",
