@@ -25,6 +25,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"ports":    ports,
 	"envsubst": envsubst,
 	"field":    field,
+	"envfile":  envfile,
 	"flip":     flip,
 	"mode":     mode,
 	"fetch":    fetch,
@@ -59,6 +60,11 @@ func field(ts *testscript.TestScript, _ bool, args []string) {
 		v = m[name]
 	}
 	ts.Setenv(args[2], fmt.Sprint(v))
+}
+
+// envfile FILE VAR: sets VAR to the text of a file.
+func envfile(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[1], strings.TrimSpace(ts.ReadFile(args[0])))
 }
 
 // ports VAR...: sets each variable to a port of this machine that is free now.

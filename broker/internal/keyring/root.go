@@ -193,3 +193,9 @@ func (s *Service) finish(ctx context.Context, to keystore.Root) error {
 		return nil
 	})
 }
+
+// KeysOf are all keys of an account, its present one first.
+func KeysOf(a store.Account) []keystore.AccountKey {
+	key := inventory.KeyOfAccount(a)
+	return append([]keystore.AccountKey{key}, key.Earlier...)
+}

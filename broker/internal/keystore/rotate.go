@@ -48,3 +48,10 @@ func RewrapDeviceKey(root Root, a AccountKey, d DeviceKey) (DeviceKey, error) {
 	defer key.Wipe()
 	return WrapDeviceKey(root, a, d, key)
 }
+
+// CheckAccountKey says whether a root key opens an account's key.
+func CheckAccountKey(root Root, a AccountKey) error {
+	kek, err := a.open(root)
+	kek.Wipe()
+	return err
+}
