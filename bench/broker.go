@@ -31,7 +31,18 @@ type brokerPlan struct {
 	interval time.Duration
 }
 
-func planOf(o options) brokerPlan {
+func planOf(o options) (p brokerPlan) {
+	defer func() {
+		if o.storm > 0 {
+			p.storm = o.storm
+		}
+		if o.window > 0 {
+			p.window = o.window
+		}
+		if o.devices > 0 {
+			p.fill = []int{max(o.devices/5, 1), o.devices}
+		}
+	}()
 	if o.quick {
 		return brokerPlan{rounds: 1, window: 60, workers: 16, storm: 200, lone: 40, fill: []int{300, 600}, interval: time.Second}
 	}

@@ -27,7 +27,9 @@ type options struct {
 	quick bool
 	// cases picks cases of nbd by name, nil for all.
 	cases *regexp.Regexp
-	out   *report
+	// storm, window and devices are sizes of the broker's benchmark; 0 means its own.
+	storm, window, devices int
+	out                    *report
 }
 
 // benchmarks by name, in the order of "all".
@@ -50,6 +52,9 @@ func main() {
 		cases, err = regexp.Compile(v)
 		return err
 	})
+	storm := flags.Int("storm", 0, "broker: how many machines ask at once (default 10000)")
+	window := flags.Int("window", 0, "broker: how many deliveries are measured at a time (default 1000)")
+	devices := flags.Int("devices", 0, "broker: how many devices the inventory grows to (default 100000)")
 	flags.Usage = func() {
 		fmt.Fprintln(flags.Output(), "usage: bench NAME [-json] [-quick] [-cases REGEXP]    NAME: all or one of")
 		for _, b := range benchmarks {
@@ -85,7 +90,7 @@ func main() {
 			continue
 		}
 		found = true
-		o := options{quick: *quick, cases: cases, out: newReport(os.Stdout, *asJSON)}
+		o := options{quick: *quick, storm: *storm, window: *window, devices: *devices, cases: cases, out: newReport(os.Stdout, *asJSON)}
 		if err := b.run(ctx, o); err != nil {
 			fmt.Fprintf(os.Stderr, "bench %s: %v\n", b.name, err)
 			os.Exit(1)

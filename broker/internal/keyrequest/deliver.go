@@ -21,7 +21,7 @@ import (
 // after, or the wait is over.
 func (s *Service) Status(ctx context.Context, p tenant.Principal, id string, wait time.Duration, after int64) (api.KeyRequestStatus, error) {
 	var out api.KeyRequestStatus
-	err := s.waitFor(ctx, p, wait, []string{feed.KeyRequest(id)}, func() (bool, error) {
+	err := s.waitFor(ctx, p, wait, []string{feed.KeyRequest(id)}, nil, func() (bool, error) {
 		err := s.Store.View(ctx, func(tx *store.Tx) error {
 			t := tx.Tenant(p.AccountID)
 			r, err := own(t, p, id)

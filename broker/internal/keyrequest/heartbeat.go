@@ -177,7 +177,7 @@ const hold = 5 * time.Second
 // Commands lists what the calling machine is asked to do, and waits until there is something new.
 func (s *Service) Commands(ctx context.Context, p tenant.Principal, wait time.Duration) (api.CommandList, error) {
 	out := api.CommandList{Commands: []api.Command{}}
-	err := s.waitFor(ctx, p, wait, []string{feed.Instance(p.Instance)}, func() (bool, error) {
+	err := s.waitFor(ctx, p, wait, []string{feed.Instance(p.Instance)}, func() bool { return len(out.Commands) > 0 }, func() (bool, error) {
 		err := s.Store.View(ctx, func(tx *store.Tx) error {
 			list, err := s.commands(tx.Tenant(p.AccountID), p.Instance)
 			if err == nil {

@@ -17,7 +17,7 @@ func TestWaitFor_boundsThePollsOfOneMachine(t *testing.T) {
 	one, two := tenant.Principal{AccountID: "a", Instance: "1"}, tenant.Principal{AccountID: "a", Instance: "2"}
 	looking, ended, done := make(chan struct{}, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- s.waitFor(t.Context(), one, time.Minute, nil, func() (bool, error) {
+		done <- s.waitFor(t.Context(), one, time.Minute, nil, nil, func() (bool, error) {
 			looking <- struct{}{}
 			<-ended
 			return true, nil
@@ -25,7 +25,7 @@ func TestWaitFor_boundsThePollsOfOneMachine(t *testing.T) {
 	}()
 	<-looking
 	at := func(p tenant.Principal, wait time.Duration) error {
-		return s.waitFor(t.Context(), p, wait, nil, func() (bool, error) { return true, nil })
+		return s.waitFor(t.Context(), p, wait, nil, nil, func() (bool, error) { return true, nil })
 	}
 	var p *problem.Problem
 	if err := at(one, time.Minute); !errors.As(err, &p) || p.Status != 429 || p.RetryAfter == 0 {

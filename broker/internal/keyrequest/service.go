@@ -308,9 +308,17 @@ func own(t *store.Tenant, p tenant.Principal, id string) (store.KeyRequest, erro
 	return r, err
 }
 
+// How soon a waiting call looks again without being told to: when it holds something back that is to be repeated, and
+// when there is nothing. What changes is published, by other brokers too (feed.Hub.Watch), so this only bounds how long
+// something that was missed goes unnoticed; thousands of machines wait at any time.
+const (
+	lookSoon  = 2 * time.Second
+	lookAgain = 15 * time.Second
+)
+
 // waitFor calls look until it says that it is done, ctx ends or wait is over; between calls it waits for the topics.
-// A broker of several on one database learns of another's changes by looking again every two seconds.
-func (s *Service) waitFor(ctx context.Context, p tenant.Principal, wait time.Duration, topics []string, look func() (bool, error)) error {
+// holding says whether look holds something back; nil means never.
+func (s *Service) waitFor(ctx context.Context, p tenant.Principal, wait time.Duration, topics []string, holding func() bool, look func() (bool, error)) error {
 	if wait <= 0 {
 		_, err := look()
 		return err
@@ -324,12 +332,17 @@ func (s *Service) waitFor(ctx context.Context, p tenant.Principal, wait time.Dur
 	defer cancel()
 	sub := s.Feed.Subscribe(p.AccountID, topics...)
 	defer sub.Close()
-	again := time.NewTicker(2 * time.Second)
+	again := time.NewTimer(lookAgain)
 	defer again.Stop()
 	for {
 		done, err := look()
 		if err != nil || done {
 			return err
+		}
+		if holding != nil && holding() {
+			again.Reset(lookSoon)
+		} else {
+			again.Reset(lookAgain)
 		}
 		select {
 		case <-ctx.Done():
