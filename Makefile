@@ -92,7 +92,7 @@ soak: setup ## cut the power of a virtual machine CUTS times (default 500; about
 	$(GO) test ./e2e/vm -run 'TestPowerCut_every' -count=1 -timeout 4h -v -args -cuts $(or $(CUTS),500)
 
 .PHONY: bench
-bench: ## measure the hot paths beside their peers (BENCH=xts|nbd|mount|all)
+bench: ## measure the hot paths beside their peers (BENCH=xts|nbd|mount|broker|all)
 	$(GO) run ./bench $(or $(BENCH),all)
 
 .PHONY: features

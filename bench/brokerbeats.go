@@ -32,7 +32,7 @@ func (s *brokerSite) beats(ctx context.Context, b *benchedBroker) error {
 		wg.Go(func() {
 			first := began.Add(interval * time.Duration(i) / time.Duration(len(machines)))
 			err := beat(ctx, address, roots, m, first, whole, interval, func(at time.Time, took time.Duration) {
-				if at.After(half) {
+				if at.After(half) && at.Add(took).Before(whole) {
 					mu.Lock()
 					latency = append(latency, took)
 					mu.Unlock()

@@ -128,7 +128,7 @@ var recorded = []step{
 	}, []string{"user user.created", "user user.logged-on", "user user.log-on-failed", "user user.logged-off", "user user.changed", "user user.deleted"}},
 	{"S-08", "settings are changed", func(t *testing.T, l *life) error {
 		return l.admin.Do(t.Context(), http.MethodPut, "/api/v1/time-settings", api.TimeSettings{TimeZone: "Europe/Berlin", DateFormat: "2006-01-02 15:04:05 MST"}, nil)
-	}, []string{"user settings.time-changed"}},
+	}, []string{"server settings.time-changed"}},
 	{"S-06", "the log is exported", func(t *testing.T, l *life) error { return l.admin.AuditExport(t.Context(), io.Discard) },
 		[]string{"user log.exported"}},
 	{"S-03", "a key is exported", func(t *testing.T, l *life) error {

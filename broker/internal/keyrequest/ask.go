@@ -32,10 +32,8 @@ func (s *Service) Nonce(ctx context.Context, p tenant.Principal) (api.NonceRespo
 		t := tx.Tenant(p.AccountID)
 		now = t.Now()
 		nonces := store.In[store.Nonce](t)
-		if _, err := nonces.DeleteWhere(store.Eq("instance_id", p.Instance), store.Before("expires_at", now)); err != nil {
-			return err
-		}
-		open, err := nonces.Count(store.Eq("instance_id", p.Instance))
+		// Those that ended are removed by Clean.
+		open, err := nonces.Count(store.Eq("instance_id", p.Instance), store.After("expires_at", now))
 		if err != nil {
 			return err
 		}

@@ -90,8 +90,11 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) e
 		open = &group{store: s, began: time.Now(), kept: map[any]any{}, done: make(chan struct{})}
 	}
 	open.size++
-	tx := &Tx{store: s, db: s.on(ctx, &s.writer), kept: open.kept}
-	return open, tx, open.run(ctx, tx, f)
+	// A time of its own, however long it waited: a statement that is cut off would take the whole group with it.
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), txTimeout)
+	defer cancel()
+	tx := &Tx{store: s, db: s.on(own, &s.writer), kept: open.kept}
+	return open, tx, open.run(own, tx, f)
 }
 
 // takes says whether another part may join, or one that must be alone may stay open.

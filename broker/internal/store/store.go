@@ -200,10 +200,13 @@ func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err 
 		}
 	}()
 	tx := &Tx{store: s, db: s.on(ctx, l), kept: map[any]any{}}
-	if err := f(tx); err != nil {
-		return err
+	if err = f(tx); err == nil {
+		err = tx.fault
 	}
-	return tx.fault
+	if err != nil && tx.fault != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w (%w)", ErrBusy, err)
+	}
+	return err
 }
 
 // peek reads without a transaction. A connection that was idle may have broken; then another one is asked.
