@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,12 +12,13 @@ import (
 	"fmt"
 	"time"
 
+	"keyward/agent/identity/tpm"
 	"keyward/broker/api"
 )
 
 // GradeKeyFile names how well the private key is kept: in a file that only root can read. A key in a TPM has its own
 // grade, because a copy of the disk is then no copy of the machine.
-const GradeKeyFile = "key file"
+const GradeKeyFile = "software key"
 
 // ErrNotEnrolled is returned by Load on a machine that has no certificate yet.
 var ErrNotEnrolled = errors.New("this machine is not enrolled; run: keyward-agent enrol --account ID --token TOKEN --url URL")
@@ -65,7 +67,7 @@ type record struct {
 }
 
 // assemble checks that the certificate belongs to key and to the enrolled machine before anything relies on it.
-func (r record) assemble(key *ecdsa.PrivateKey) (*Identity, error) {
+func (r record) assemble(key crypto.Signer) (*Identity, error) {
 	id, name := r.InstanceID, r.InstanceID
 	if r.ImageID != "" && r.InstanceID == "" {
 		id, name = r.ImageID, api.ImageName+r.ImageID
@@ -94,7 +96,14 @@ func (r record) assemble(key *ecdsa.PrivateKey) (*Identity, error) {
 		pair.Certificate = append(pair.Certificate, c.Raw)
 	}
 	return &Identity{InstanceID: r.InstanceID, ImageID: r.ImageID, Machine: r.Machine, AccountID: r.AccountID, AccountName: r.AccountName, Broker: r.Broker, URL: r.URL,
-		Certificate: pair, CA: []byte(r.CA), Grade: GradeKeyFile}, nil
+		Certificate: pair, CA: []byte(r.CA), Grade: gradeOf(key)}, nil
+}
+
+func gradeOf(key crypto.Signer) string {
+	if _, sealed := key.(*tpm.Signer); sealed {
+		return GradeTPM
+	}
+	return GradeKeyFile
 }
 
 // fromResponse turns the broker's answer into what is kept.

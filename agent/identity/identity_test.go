@@ -174,7 +174,7 @@ func TestCSR_isSignedByTheKey(t *testing.T) {
 	}
 	block, _ := pem.Decode([]byte(text))
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil || csr.CheckSignature() != nil || !key.PublicKey.Equal(csr.PublicKey) {
+	if err != nil || csr.CheckSignature() != nil || !key.Public().(*ecdsa.PublicKey).Equal(csr.PublicKey) {
 		t.Errorf("certificate request: %v, %v", csr, err)
 	}
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto/ecdsa"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -33,7 +34,7 @@ func TestImageStore_liesBesideTheMachines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mine.PublicKey.Equal(key.Public()) {
+	if mine.Public().(*ecdsa.PublicKey).Equal(key.Public()) {
 		t.Error("machine and image share a key")
 	}
 	if _, err := own.Save(answer, "https://broker", "m-1"); err == nil {
@@ -59,7 +60,7 @@ func TestDiscard_leavesTheImage(t *testing.T) {
 		t.Errorf("after: %v, want ErrNotEnrolled", err)
 	}
 	after, err := s.Key()
-	if err != nil || after.PublicKey.Equal(before.Public()) {
+	if err != nil || after.Public().(*ecdsa.PublicKey).Equal(before.Public()) {
 		t.Errorf("the key of the other machine is used again (%v)", err)
 	}
 	if err := s.Discard(); err != nil {

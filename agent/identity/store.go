@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"keyward/agent/identity/tpm"
 	"keyward/broker/api"
 )
 
@@ -26,18 +27,26 @@ const (
 	enrolmentFile = "enrolment.json"
 	imageKeyFile  = "image.key"
 	imageFile     = "image.json"
+	tpmFile       = "tpm.json"
 	maxFileBytes  = 1 << 20
 )
 
 // Store is the folder that holds a machine's identity, or its image's.
-type Store struct{ dir, key, enrolment string }
+type Store struct {
+	dir, key, enrolment string
+	// tpm is where keys are made; require refuses a machine's key in a file.
+	tpm     *tpm.Device
+	require bool
+}
 
 // NewStore names the folder; nothing is read or made yet.
-func NewStore(dir string) *Store { return &Store{dir, keyFile, enrolmentFile} }
+func NewStore(dir string) *Store { return &Store{dir: dir, key: keyFile, enrolment: enrolmentFile} }
 
 // NewImageStore names the folder of the identity that all machines made from one image share. It is there to enrol them,
 // and nothing else.
-func NewImageStore(dir string) *Store { return &Store{dir, imageKeyFile, imageFile} }
+func NewImageStore(dir string) *Store {
+	return &Store{dir: dir, key: imageKeyFile, enrolment: imageFile}
+}
 
 // Load returns the identity of an enrolled machine, or an error that wraps ErrNotEnrolled. It refuses files that others
 // than their owner can read or change.
@@ -67,20 +76,28 @@ func (s *Store) Load() (*Identity, error) {
 	return id, nil
 }
 
-// Key returns the machine's private key and makes it on first use. It stays the same over later enrolments, so that
-// replacing the certificate is one rename.
-func (s *Store) Key() (*ecdsa.PrivateKey, error) {
+// Key returns the machine's private key and makes it on first use, in the TPM where there is one. It stays the same over
+// later enrolments, so that replacing the certificate is one rename.
+func (s *Store) Key() (crypto.Signer, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
 	}
 	if err := private(s.dir, true); err != nil {
 		return nil, err
 	}
-	key, err := s.loadKey()
+	signer, err := s.loadKey()
 	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
+		return signer, err
 	}
-	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+	if s.tpm != nil {
+		return s.sealedKey()
+	}
+	return s.softwareKey()
+}
+
+func (s *Store) softwareKey() (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
 		return nil, fmt.Errorf("make the machine key: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -123,7 +140,7 @@ func (s *Store) Renewed(id *Identity, certificate string) (*Identity, error) {
 
 // Discard removes the identity of another machine, of which this one's disk is a copy.
 func (s *Store) Discard() error {
-	for _, name := range []string{s.enrolment, s.key} {
+	for _, name := range []string{s.enrolment, s.key, tpmFile} {
 		if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the identity of the machine that this one was copied from: %w", err)
 		}
@@ -149,7 +166,30 @@ func (s *Store) keep(r record) (*Identity, error) {
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
-func (s *Store) loadKey() (*ecdsa.PrivateKey, error) {
+// loadKey returns the key in the TPM, or the one in the file.
+func (s *Store) loadKey() (crypto.Signer, error) {
+	keys, err := s.tpmKeys()
+	if err == nil && keys.Identity != nil {
+		if s.tpm == nil {
+			return nil, errors.New("this machine's key lives in its TPM, which is not there: set tpm and tpm_device, or remove " +
+				s.path(tpmFile) + " and enrol the machine again")
+		}
+		return s.tpm.Signer(*keys.Identity)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	key, err := s.loadFile()
+	if err != nil {
+		return nil, err
+	}
+	if s.require {
+		return nil, fmt.Errorf("tpm: require is set, and this machine's key is the file %s; remove it and enrol the machine again", s.path(s.key))
+	}
+	return key, nil
+}
+
+func (s *Store) loadFile() (*ecdsa.PrivateKey, error) {
 	data, err := s.read(s.key)
 	if err != nil {
 		return nil, err

@@ -50,6 +50,8 @@ type TPMEvidence struct {
 	Quote     []byte   `json:"quote"`     // TPMS_ATTEST
 	Signature []byte   `json:"signature"` // TPMT_SIGNATURE
 	PCRs      []TPMPCR `json:"pcrs"`      // in ascending order
+	// Nonce is a challenge of its own that a heartbeat's quote was made for; a request's is made for the request's nonce.
+	Nonce string `json:"nonce,omitempty"`
 }
 
 // TPMPCR is the value of one platform configuration register.

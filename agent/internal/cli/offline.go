@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"keyward/agent/identity"
 	"keyward/agent/internal/config"
+	"keyward/agent/internal/daemon"
 	"keyward/agent/internal/harden"
 	"keyward/agent/internal/logbook"
 	"keyward/agent/internal/offline"
@@ -121,7 +121,11 @@ func (a *app) serveOffline(ctx context.Context, cfg config.Config, o opening, di
 
 // notebook is where what is done without the broker is recorded. A machine that is not enrolled keeps it for itself.
 func notebook(cfg config.Config) *logbook.Book {
-	id, err := identity.NewStore(cfg.StateDir).Load()
+	store, err := daemon.OpenStore(cfg, nil)
+	if err != nil {
+		return logbook.New(cfg.StateDir, "", "", nil)
+	}
+	id, err := store.Load()
 	if err != nil {
 		return logbook.New(cfg.StateDir, "", "", nil)
 	}

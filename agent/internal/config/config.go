@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"keyward/broker/api"
@@ -35,6 +36,13 @@ type Config struct {
 	LogLevel   string `koanf:"log_level" yaml:"log_level,omitempty"`
 	RuntimeDir string `koanf:"runtime_dir" yaml:"runtime_dir,omitempty"`
 	StateDir   string `koanf:"state_dir" yaml:"state_dir,omitempty"`
+	// TPM is auto (use the TPM where there is one), require, or off; TPMDevice its device, or the Unix socket of swtpm.
+	TPM       string `koanf:"tpm" yaml:"tpm,omitempty"`
+	TPMDevice string `koanf:"tpm_device" yaml:"tpm_device,omitempty"`
+	// EC2 says whether the instance identity document is shown to the broker: auto (where the firmware is Amazon's), on, or
+	// off. EC2Endpoint is the metadata service.
+	EC2         string `koanf:"ec2" yaml:"ec2,omitempty"`
+	EC2Endpoint string `koanf:"ec2_endpoint" yaml:"ec2_endpoint,omitempty"`
 	// Connections of kernel NBD per volume, 1 to 16; 0 lets the agent choose.
 	Connections int `koanf:"connections" yaml:"connections,omitempty"`
 	// LeaseEnd is what happens to a volume whose lease ends without contact while the broker has never said how it
@@ -43,6 +51,16 @@ type Config struct {
 	// UnmountGraceSeconds is how long programs may keep a volume busy before it is suspended instead of unmounted.
 	UnmountGraceSeconds int `koanf:"unmount_grace_seconds" yaml:"unmount_grace_seconds,omitempty"`
 }
+
+// The values of Config.TPM and Config.EC2.
+const (
+	TPMAuto    = "auto"
+	TPMRequire = "require"
+	TPMOff     = "off"
+	EC2Auto    = "auto"
+	EC2On      = "on"
+	EC2Off     = "off"
+)
 
 // Native configures the provider for plain machines.
 type Native struct {
@@ -67,6 +85,7 @@ type Scripts struct {
 func Default() Config {
 	return Config{
 		Provider: "native", LogLevel: "info", RuntimeDir: "/run/keyward-agent", StateDir: "/var/lib/keyward-agent",
+		TPM: TPMAuto, TPMDevice: "/dev/tpmrm0", EC2: EC2Auto, EC2Endpoint: "http://169.254.169.254",
 		LeaseEnd: string(api.RevokeUnmount), UnmountGraceSeconds: 10, Scripts: Scripts{TimeoutSeconds: 60}, Facts: Facts{RefreshSeconds: 30},
 	}
 }
@@ -122,6 +141,18 @@ func (c Config) Validate() error {
 	}
 	if c.Connections < 0 || c.Connections > 16 {
 		refuse("connections", "%d is not between 0 and 16", c.Connections)
+	}
+	if !slices.Contains([]string{TPMAuto, TPMRequire, TPMOff}, c.TPM) {
+		refuse("tpm", "%q is none of auto, require, off", c.TPM)
+	}
+	if !filepath.IsAbs(c.TPMDevice) {
+		refuse("tpm_device", "%q must be an absolute path", c.TPMDevice)
+	}
+	if !slices.Contains([]string{EC2Auto, EC2On, EC2Off}, c.EC2) {
+		refuse("ec2", "%q is none of auto, on, off", c.EC2)
+	}
+	if u, err := url.Parse(c.EC2Endpoint); err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+		refuse("ec2_endpoint", "must be http://address")
 	}
 	if c.LeaseEnd != string(api.RevokeUnmount) && c.LeaseEnd != string(api.RevokeSuspend) {
 		refuse("lease_end", "%q is neither unmount nor suspend", c.LeaseEnd)

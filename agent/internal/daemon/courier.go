@@ -27,6 +27,7 @@ type courier struct {
 	outbox   *outbox
 	id       *identity.Identity
 	evidence func(ctx context.Context, nonce, deviceID string) api.Evidence
+	attestor *attestor
 	boottime func() time.Duration
 	now      func() time.Time
 	run      *api.Run
@@ -48,8 +49,10 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 	if err != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
 	}
+	evidence := c.evidence(ctx, nonce.Nonce, deviceID)
+	evidence.TPM = c.attestor.quote(ctx, api.QuoteForRequest, nonce.Nonce, key.PublicKey())
 	status, err := c.broker.Request(ctx, api.KeyRequest{DeviceID: deviceID, Nonce: nonce.Nonce, PublicKey: key.PublicKey(),
-		Evidence: c.evidence(ctx, nonce.Nonce, deviceID), Time: c.now().UTC(), Run: c.run})
+		Evidence: evidence, Time: c.now().UTC(), Run: c.run})
 	if c.link.saw(err) != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for the key: %w", err)
 	}

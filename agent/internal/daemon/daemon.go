@@ -62,6 +62,8 @@ type Daemon struct {
 	outbox    *outbox
 	courier   *courier
 	provider  provider.Provider
+	attestor  *attestor
+	cloud     *cloud
 	memory    *facts.Memory
 	platform  *unlock.Platform
 	hardening []harden.Measure
@@ -114,7 +116,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	id, err := identify(ctx, o, machine)
+	store, err := OpenStore(cfg, log)
+	if err != nil {
+		return err
+	}
+	id, err := identify(ctx, o, store, machine)
 	if err != nil {
 		return fmt.Errorf("load the machine's identity: %w", err)
 	}
@@ -141,8 +147,12 @@ func Run(ctx context.Context, o Options) error {
 	d.memory = facts.NewMemory(ctx, time.Duration(max(cfg.Facts.RefreshSeconds, 1))*time.Second)
 	d.thisRun = newRun(cfg.StateDir, log)
 	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
+	if d.attestor, err = newAttestor(store, id, agent, log); err != nil {
+		return err
+	}
+	d.cloud = newCloud(cfg, log, o.Now)
 	d.outbox = newOutbox(agent, d.link, o.Backoff, log)
-	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, boottime: o.Boottime, now: o.Now, run: &d.thisRun,
+	d.courier = &courier{broker: agent, link: d.link, outbox: d.outbox, id: id, evidence: d.evidence, attestor: d.attestor, boottime: o.Boottime, now: o.Now, run: &d.thisRun,
 		instead: func(deviceID string) { d.askFor(api.Command{Kind: api.CommandRequest, DeviceID: deviceID}) }}
 	d.complete = script.Script{Name: "mount_complete", Path: cfg.Scripts.MountComplete, Timeout: 10 * time.Minute, Logger: log}
 	d.platform = unlock.New(unlock.Options{AccountID: id.AccountID, RuntimeDir: attachments, Connections: cfg.Connections,
@@ -158,7 +168,7 @@ func Run(ctx context.Context, o Options) error {
 	background.Go(func() { door.Serve(ctx, d) })
 	background.Go(func() { d.inventoryLoop(ctx) })
 	background.Go(func() { d.heartbeatLoop(ctx) })
-	background.Go(func() { d.renewLoop(ctx, agent) })
+	background.Go(func() { d.renewLoop(ctx, store, agent) })
 	background.Go(func() { d.commandLoop(ctx) })
 	background.Go(func() { d.completeLoop(ctx) })
 	background.Go(func() { d.watchdog(ctx) })

@@ -30,7 +30,10 @@ func Enrol(ctx context.Context, cfg config.Config, e Enrolment) (*identity.Ident
 	if err != nil {
 		return nil, err
 	}
-	store := identity.NewStore(cfg.StateDir)
+	store, err := OpenStore(cfg, nil)
+	if err != nil {
+		return nil, err
+	}
 	if e.Template {
 		store = identity.NewImageStore(cfg.StateDir)
 	}
@@ -87,7 +90,11 @@ func Publish(ctx context.Context, cfg config.Config, version string) (api.Device
 // Renew gets and keeps another certificate for this machine's key. A running agent takes it up at its next start; until
 // then the certificate that it has counts.
 func Renew(ctx context.Context, cfg config.Config) (*identity.Identity, error) {
-	id, err := identity.NewStore(cfg.StateDir).Load()
+	store, err := OpenStore(cfg, nil)
+	if err != nil {
+		return nil, err
+	}
+	id, err := store.Load()
 	if err != nil {
 		return nil, fmt.Errorf("load the machine's identity: %w", err)
 	}
@@ -96,7 +103,7 @@ func Renew(ctx context.Context, cfg config.Config) (*identity.Identity, error) {
 		return nil, err
 	}
 	defer agent.Close()
-	return renew(ctx, cfg.StateDir, id, agent, time.Now())
+	return renew(ctx, store, id, agent, time.Now())
 }
 
 // Assigned asks the broker for this machine's devices, without a running agent.
@@ -121,7 +128,11 @@ func Reach(ctx context.Context, cfg config.Config) error {
 }
 
 func enrolled(cfg config.Config) (*client.Agent, error) {
-	id, err := identity.NewStore(cfg.StateDir).Load()
+	store, err := OpenStore(cfg, nil)
+	if err != nil {
+		return nil, err
+	}
+	id, err := store.Load()
 	if err != nil {
 		return nil, fmt.Errorf("load the machine's identity: %w", err)
 	}

@@ -15,7 +15,9 @@ import (
 func (d *Daemon) evidence(ctx context.Context, nonce, deviceID string) api.Evidence {
 	src := sources(ctx, d.cfg, d.provider, d.o.Version)
 	src.Clock, src.Device, src.Memory = d.o.Now, d.device(deviceID), d.memory
-	return facts.Collect(ctx, src, nonce)
+	e := facts.Collect(ctx, src, nonce)
+	e.Cloud = d.cloud.document(ctx)
+	return e
 }
 
 // Evidence collects the facts of this machine as its agent would, for people who write rules. It needs no running agent.

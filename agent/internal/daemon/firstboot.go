@@ -15,8 +15,7 @@ import (
 // identify returns who this machine is. A machine that was started from an image with an identity of its own, and one whose
 // disk is a copy of such a machine's, makes a key and enrols by the image's certificate first; while a person has to
 // decide about that, or the broker is away, it waits.
-func identify(ctx context.Context, o Options, machine provider.Provider) (*identity.Identity, error) {
-	own := identity.NewStore(o.Config.StateDir)
+func identify(ctx context.Context, o Options, own *identity.Store, machine provider.Provider) (*identity.Identity, error) {
 	id, err := own.Load()
 	if err != nil && !errors.Is(err, identity.ErrNotEnrolled) {
 		return nil, err
@@ -76,14 +75,14 @@ func firstBoot(ctx context.Context, o Options, own *identity.Store, image *ident
 }
 
 // renewLoop keeps the certificate alive.
-func (d *Daemon) renewLoop(ctx context.Context, agent *client.Agent) {
+func (d *Daemon) renewLoop(ctx context.Context, store *identity.Store, agent *client.Agent) {
 	for failures := 0; ctx.Err() == nil; {
 		id := d.current.Load()
 		if left := id.RenewAt().Sub(d.o.Now()); left > 0 {
 			pause(ctx, min(left, d.o.CertificateCheck))
 			continue
 		}
-		renewed, err := renew(ctx, d.cfg.StateDir, id, agent, d.o.Now())
+		renewed, err := renew(ctx, store, id, agent, d.o.Now())
 		if d.link.saw(err) != nil {
 			failures++
 			d.log.Error("the certificate was not renewed", "ends", id.NotAfter().UTC(), "error", err)
@@ -97,8 +96,7 @@ func (d *Daemon) renewLoop(ctx context.Context, agent *client.Agent) {
 }
 
 // renew asks for a certificate that follows id's, keeps it, and lets agent use it.
-func renew(ctx context.Context, dir string, id *identity.Identity, agent *client.Agent, now time.Time) (*identity.Identity, error) {
-	store := identity.NewStore(dir)
+func renew(ctx context.Context, store *identity.Store, id *identity.Identity, agent *client.Agent, now time.Time) (*identity.Identity, error) {
 	key, err := store.Key()
 	if err != nil {
 		return nil, err

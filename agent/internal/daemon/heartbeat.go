@@ -42,6 +42,7 @@ func (d *Daemon) beat(ctx context.Context, nonce string, check bool) (api.Heartb
 	in := api.Heartbeat{Evidence: d.evidence(ctx, nonce, ""), Devices: d.deviceFacts(ctx), Held: d.held(), Time: d.o.Now().UTC(), Run: &d.thisRun, Check: check}
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
+	in.Evidence.TPM = d.heartbeatQuote(ctx)
 	sent := d.o.Boottime() // a lease counts from here, however long the answer took
 	out, err := d.broker.Heartbeat(ctx, in)
 	if d.link.saw(err) != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"keyward/agent/identity"
 	"keyward/agent/internal/adopt"
 	"keyward/agent/internal/config"
 	"keyward/agent/provider"
@@ -15,7 +14,11 @@ import (
 // Import brings an existing volume under the broker. name is the disk's path, name or identity; j has all but what this
 // machine and its broker know.
 func Import(ctx context.Context, cfg config.Config, version, name string, j adopt.Job) (api.AssignedDevice, error) {
-	id, err := identity.NewStore(cfg.StateDir).Load()
+	store, err := OpenStore(cfg, nil)
+	if err != nil {
+		return api.AssignedDevice{}, err
+	}
+	id, err := store.Load()
 	if err != nil {
 		return api.AssignedDevice{}, fmt.Errorf("load the machine's identity: %w", err)
 	}

@@ -375,7 +375,8 @@ func TestTPM_heartbeatsCarryQuotes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = m.Heartbeat(t.Context(), api.Heartbeat{Held: []api.HeldKey{}, Time: o.now(), Evidence: api.Evidence{Nonce: nonce.Nonce, Facts: []api.Fact{},
+			quote.Nonce = nonce.Nonce
+			_, err = m.Heartbeat(t.Context(), api.Heartbeat{Held: []api.HeldKey{}, Time: o.now(), Evidence: api.Evidence{Facts: []api.Fact{},
 				CollectedAt: o.now(), TPM: quote}})
 			return err
 		}

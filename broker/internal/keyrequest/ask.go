@@ -120,7 +120,7 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 	if err := s.meet(t, p, &inst, in.Run); err != nil {
 		return none, err
 	}
-	if err := s.vouch(t, p, &inst, &in.Evidence, api.QuoteForRequest, in.PublicKey); errors.As(err, new(errQuote)) {
+	if err := s.vouch(t, p, &inst, &in.Evidence, api.QuoteForRequest, in.Nonce, in.PublicKey); errors.As(err, new(errQuote)) {
 		return none, refuseQuote(t, p, inst, d.ID, err)
 	} else if err != nil {
 		return none, err

@@ -18,7 +18,7 @@ import (
 
 // vouch fills in what is signed in a machine's evidence, what the broker knows of its key, and what managers say of it. It changes inst, which the
 // caller stores. errQuote says that a quote is not what it should be.
-func (s *Service) vouch(t *store.Tenant, p tenant.Principal, inst *store.Instance, e *api.Evidence, purpose string, publicKey []byte) error {
+func (s *Service) vouch(t *store.Tenant, p tenant.Principal, inst *store.Instance, e *api.Evidence, purpose, nonce string, publicKey []byte) error {
 	e.Verified, e.Unused = []api.Fact{identityKey(*inst, t.Now())}, nil
 	if err := s.vouchCloud(t, p, inst, e); err != nil {
 		return err
@@ -38,7 +38,7 @@ func (s *Service) vouch(t *store.Tenant, p tenant.Principal, inst *store.Instanc
 	if err != nil {
 		return fmt.Errorf("reading the machine's attestation key: %w", err)
 	}
-	err = ak.VerifyQuote(*e.TPM, api.QuoteBinding{Purpose: purpose, AccountID: t.AccountID(), InstanceID: inst.ID, Nonce: e.Nonce, PublicKey: publicKey})
+	err = ak.VerifyQuote(*e.TPM, api.QuoteBinding{Purpose: purpose, AccountID: t.AccountID(), InstanceID: inst.ID, Nonce: nonce, PublicKey: publicKey})
 	if err != nil {
 		return errQuote{err}
 	}
@@ -88,12 +88,14 @@ func refuseQuote(t *store.Tenant, p tenant.Principal, inst store.Instance, devic
 // vouchHeartbeat is vouch for a heartbeat. A quote that is refused must not end leases by itself: its facts are missing,
 // rules on them fail, and the log says why.
 func (s *Service) vouchHeartbeat(t *store.Tenant, p tenant.Principal, inst *store.Instance, e *api.Evidence) error {
+	nonce := ""
 	if e.TPM != nil {
-		if err := UseNonce(t, p, e.Nonce); err != nil {
+		nonce = e.TPM.Nonce
+		if err := UseNonce(t, p, nonce); err != nil {
 			return err
 		}
 	}
-	err := s.vouch(t, p, inst, e, api.QuoteForHeartbeat, nil)
+	err := s.vouch(t, p, inst, e, api.QuoteForHeartbeat, nonce, nil)
 	var bad errQuote
 	if !errors.As(err, &bad) {
 		return err
