@@ -330,3 +330,25 @@ func TestWorld_membersMoveAsTheyAreSaved(t *testing.T) {
 		}
 	}
 }
+
+// A key that another machine holds read-write would be refused to this one; a resource pool looks for another device.
+func TestJudge_aDeviceInUseElsewhere(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		access api.Access
+		pool   bool
+		want   api.Outcome
+	}{
+		"read-write":    {api.AccessReadWrite, false, api.OutcomeDenied},
+		"resource pool": {api.AccessReadWrite, true, api.OutcomeWaits},
+		"read-only":     {api.AccessReadOnly, false, api.OutcomeApproved},
+	} {
+		p := api.Policy{ID: "p", Name: "web", OnMatch: api.ActionApprove, OnFailure: api.ActionDeny, ImageIDs: []string{"i"}, DeviceIDs: []string{"d"}, ResourcePool: c.pool,
+			Rules: []api.Rule{{Fact: api.FactTCPPorts, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpLacks, Value: "80"}}}}}
+		sub := preview.Subject{Device: store.Device{Base: store.Base{ID: "d"}, Access: c.access}, Instance: store.Instance{ImageID: "i", Evidence: ports(now, "22")}, InUse: "db2"}
+		if got := preview.NewWorld([]api.Policy{p}).Judge(sub, now); got.Outcome != c.want {
+			t.Errorf("%s: %s (%s), want %s", name, got.Outcome, got.Reason, c.want)
+		}
+	}
+}
