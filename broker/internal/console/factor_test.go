@@ -81,3 +81,22 @@ func TestKeyRequest_saysWhoHasApproved(t *testing.T) {
 	s.as("key-approver").get("/key-requests/request-1").wants(t, "request", http.StatusOK, "1 of 3 people have approved.", "nina",
 		"I have moved this machine myself.", "Does not count: expired", "not who enrolled the machine", "Expires")
 }
+
+// G-03, K-01, I-03: a policy's pool and its demands on those who approve are in its form, and kept.
+func TestPolicy_poolAndApprovalsByForms(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.as("account-administrator")
+	form := url.Values{"version": {"2"}, "name": {"Laboratory"}, "on_match": {"manual"}, "on_failure": {"manual"}, "lease_seconds": {"1h"}, "heartbeat_seconds": {"1m"},
+		"revoke_mode": {"unmount"}, "resource_pool": {"yes"}, "separate_approver": {"yes"}, "approvals_needed": {"0"}, "request_seconds": {"2h"}, "then": {"stay"}}
+	p.post("/policies/policy-3", form).wants(t, "nobody is needed", http.StatusUnprocessableEntity, "whole number from 1 to 10")
+	form.Set("approvals_needed", "3")
+	p.post("/policies/policy-3", form).wants(t, "saved", http.StatusSeeOther)
+	a := p.get("/policies/policy-3")
+	a.wants(t, "policy", http.StatusOK, "Enable resource pooling", `name="approvals_needed" value="3"`, `name="request_seconds" value="2h"`)
+	for _, name := range []string{"resource_pool", "separate_approver"} {
+		if !strings.Contains(a.body, `name="`+name+`" value="yes" checked`) {
+			t.Errorf("%s is not checked", name)
+		}
+	}
+}
