@@ -63,6 +63,7 @@ type Broker struct {
 	reports  []api.InventoryReport
 	records  []api.OfflineRecord
 	sealTo   *recovery.PublicKey
+	pool     map[string]bool // devices in whose place another was given
 }
 
 // Device is a device as the broker has it.

@@ -141,6 +141,20 @@ func (b *Broker) Requests(deviceID string) []Request {
 	return out
 }
 
+// Give changes the open request of a device into one for another device, as a resource pool does.
+func (b *Broker) Give(asked, given string) Request {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := b.newest(asked)
+	q.DeviceID = given
+	if b.pool == nil {
+		b.pool = map[string]bool{}
+	}
+	b.pool[asked] = true
+	b.set(q, api.KeyPending, "another device of the pool")
+	return *q
+}
+
 // Decide moves a request to a state as a person or a policy would.
 func (b *Broker) Decide(requestID string, s api.KeyStatus, reason string) {
 	b.mu.Lock()

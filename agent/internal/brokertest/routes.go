@@ -192,6 +192,10 @@ func (b *Broker) ask(w http.ResponseWriter, r *http.Request, _ string) {
 		problem(w, http.StatusNotFound, "no such device")
 		return
 	}
+	if b.pool[in.DeviceID] {
+		problem(w, http.StatusConflict, "the machine has its device of the pool")
+		return
+	}
 	again := false
 	if old := b.newest(in.DeviceID); old != nil {
 		switch old.Status {
