@@ -48,7 +48,7 @@ func openSQLite(path string) (backend, error) {
 	writer, reader := sql.OpenDB(writes), sql.OpenDB(reads)
 	writer.SetMaxOpenConns(2)
 	writer.SetMaxIdleConns(2)
-	reader.SetMaxOpenConns(readers + 1) // one for a dump
+	reader.SetMaxOpenConns(readers + 2) // one for a dump, one for Ping: the readers keep theirs
 	reader.SetMaxIdleConns(readers)
 	return backend{
 		name: "sqlite", writerDB: writer, readerDB: reader,
