@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/store"
 )
 
@@ -17,10 +18,24 @@ const (
 )
 
 // names resolves IDs to names for lists, reading each table once.
-type names struct{ policies, instances map[string]string }
+type names struct {
+	policies, instances map[string]string
+	// storedOn says where the keys are, down to what keeps the root key.
+	storedOn string
+}
 
 func namesOf(t *store.Tenant) (names, error) {
-	n := names{policies: map[string]string{}, instances: map[string]string{}}
+	n := names{policies: map[string]string{}, instances: map[string]string{}, storedOn: keyStoredOn}
+	account, err := store.Global[store.Account](t.Tx()).First(store.Eq("id", t.AccountID()), store.Only("id", "root_key_id"))
+	if err != nil {
+		return n, err
+	}
+	root, err := store.Global[store.RootKey](t.Tx()).Get(account.RootKeyID)
+	if err == nil {
+		n.storedOn += ", " + keystore.Provider(root.Provider).Text()
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return n, err
+	}
 	policies, err := store.In[store.Policy](t).List(store.Only("id", "name"))
 	if err != nil {
 		return n, err
@@ -48,7 +63,7 @@ func (n names) device(d store.Device, key *store.DeviceKey) api.Device {
 	}
 	if key != nil {
 		out.Key = &api.KeyInfo{Cipher: keyCipher, Bits: key.Bits, Mode: keyMode, Hash: keyHash, Management: keyManagement,
-			StoredOn: keyStoredOn, CreatedAt: key.CreatedAt}
+			StoredOn: n.storedOn, CreatedAt: key.CreatedAt}
 		if d.Volume != nil {
 			out.Key.VolumeUUID = d.Volume.UUID
 		}

@@ -101,9 +101,6 @@ func everyState(t *testing.T, o *Operator) {
 			errs = append(errs, store.In[store.Device](tn).Insert(&d))
 			_, err := inventory.NewKey(tn, o.roots, d)
 			errs = append(errs, err)
-			if status == api.DeviceEncrypted {
-				errs = append(errs, store.In[store.KeyRotation](tn).Insert(&store.KeyRotation{DeviceID: d.ID, Status: "waiting", Reason: "suspected", RequestedBy: "user:ann"}))
-			}
 		}
 		for _, status := range []api.DeviceStatus{api.DeviceNotConfigured, api.DeviceConfigured, api.DeviceEncryptionPending, api.DeviceEncrypting,
 			api.DeviceEncryptionError, api.DeviceEncrypted, api.DeviceInUse, api.DeviceMissing} {

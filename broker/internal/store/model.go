@@ -248,18 +248,6 @@ type DeviceKey struct {
 	Wrapped           []byte
 }
 
-// KeyRotation is a person's wish that a device gets a new volume key. Status is "waiting" or "cancelled": the data plane
-// cannot re-encrypt yet.
-type KeyRotation struct {
-	Base
-	DeviceID    string
-	Status      string
-	Reason      string
-	RequestedBy string
-	EndedBy     string
-	EndedAt     *time.Time
-}
-
 // RAIDSet is a RAID 0 set of devices; a member's key stays with the member.
 type RAIDSet struct {
 	Base

@@ -37,7 +37,7 @@ func (n *AuditNode) account() *string       { return &n.AccountID }
 
 // models are all tables, in an order in which they can be filled.
 func models() []any {
-	return []any{&RootKey{}, &RootKeyHolder{}, &Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &KeyRotation{}, &RAIDSet{},
+	return []any{&RootKey{}, &RootKeyHolder{}, &Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &Notice{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
 		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &ExportRequest{}, &ExportVote{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{}}
 }

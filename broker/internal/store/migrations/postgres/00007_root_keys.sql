@@ -1,5 +1,4 @@
--- Which root keys there are, which brokers can open what they wrapped, account keys that are being replaced, and devices
--- that are to get a new volume key.
+-- Which root keys there are, which brokers can open what they wrapped, and account keys that are being replaced.
 
 -- +goose Up
 
@@ -33,21 +32,3 @@ ALTER TABLE accounts ADD COLUMN earlier_keys text;
 ALTER TABLE device_keys ADD COLUMN account_generation bigint NOT NULL DEFAULT 0;
 UPDATE device_keys SET account_generation = (SELECT key_generation FROM accounts WHERE accounts.id = device_keys.account_id);
 CREATE INDEX device_keys_generation ON device_keys (account_id, account_generation);
-
--- A wish for a new volume key. The data plane cannot re-encrypt yet, so it waits or is cancelled.
-CREATE TABLE key_rotations (
-    id           text     NOT NULL PRIMARY KEY,
-    account_id   text     NOT NULL REFERENCES accounts (id),
-    device_id    text     NOT NULL,
-    status       text     NOT NULL CHECK (status IN ('waiting', 'cancelled')),
-    reason       text     NOT NULL,
-    requested_by text     NOT NULL,
-    ended_by     text     NOT NULL,
-    ended_at     timestamptz,
-    created_at   timestamptz NOT NULL,
-    updated_at   timestamptz NOT NULL,
-    version      bigint   NOT NULL CHECK (version >= 1),
-    FOREIGN KEY (account_id, device_id) REFERENCES devices (account_id, id) ON DELETE CASCADE
-);
-CREATE UNIQUE INDEX key_rotations_one_per_device ON key_rotations (account_id, device_id) WHERE status = 'waiting';
-CREATE INDEX key_rotations_device ON key_rotations (account_id, device_id);
