@@ -29,7 +29,7 @@ func TestManual_namesWhatTheBrokerHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flag := range regexp.MustCompile(`--[a-z-]+`).FindAllString(string(help), -1) {
+	for _, flag := range regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(string(help), -1) {
 		if flag != "--help" && !strings.Contains(manual, "`"+flag+"`") {
 			t.Errorf("the manual does not name %s", flag)
 		}
