@@ -194,6 +194,9 @@ func TestPowerCut_everyAcknowledgedWriteIsThere(t *testing.T) {
 		for kind, acked := range got {
 			total[kind] += acked
 		}
+		if (n+1)%25 == 0 {
+			t.Logf("%d of %d cuts", n+1, *cuts)
+		}
 	}
 	t.Logf("%d cuts, acknowledged and found again: %v", *cuts, total)
 }
