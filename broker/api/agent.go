@@ -117,6 +117,9 @@ type AssignedDevice struct {
 	Access     Access        `json:"access,omitempty"`
 	KeyBits    int           `json:"key_bits,omitempty"`
 	Volume     *VolumeRecord `json:"volume,omitempty"`
+	// Writers counts how often the device's key went from one machine that may write to another. A volume that was
+	// suspended under another count must not go on: what its file system knows of the device is out of date.
+	Writers int64 `json:"writers,omitempty"`
 }
 
 // VolumeRecord is the authoritative description of an encrypted volume. An agent opens a volume only when its LUKS2

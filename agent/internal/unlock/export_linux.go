@@ -175,6 +175,11 @@ func (x *export) Resume(_ context.Context, g *volume.Grant) error {
 		g.Key.Wipe()
 		return errors.New("the delivered volume record is not the one that this volume was opened by; unmount it, then request it again")
 	}
+	if g.Device.Writers != x.device.Writers {
+		g.Key.Wipe()
+		return fmt.Errorf("volume %s was given to another machine that may have written to it since it was suspended here, so what is mounted is out of date; "+
+			"unmount it (keyward-agent lock %s), then request it again", x.device.Name, x.device.ID)
+	}
 	spare, err := g.Key.Clone()
 	if err == nil {
 		err = x.vol.Resume(g.Key)

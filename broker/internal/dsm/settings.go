@@ -69,7 +69,6 @@ func (s *Service) SetSettings(ctx context.Context, p tenant.Principal, in api.De
 		row.Enabled, row.Server, row.Port, row.Authority = in.Enabled, in.Server, in.Port, in.Authority
 		if fresh {
 			// The ID is bound to the wrapped key.
-			row.WrappedAPIKey = []byte{}
 			if err := store.In[store.DeepSecuritySettings](t).Insert(&row); err != nil {
 				return err
 			}

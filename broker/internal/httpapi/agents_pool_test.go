@@ -259,6 +259,42 @@ func TestShared_readWriteOnOneMachineReadOnlyOnMany(t *testing.T) {
 	})
 }
 
+// A machine learns from its delivery whether another one may have written since it had the key.
+func TestShared_deliveriesCountTheWriters(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		o := r.org("acme")
+		first, second := o.machine("app1"), o.machine("app2")
+		pol, d, _ := o.pool(1, first, second)
+		pol.ResourcePool = false
+		if _, err := o.admin.UpdatePolicy(ctx, pol); err != nil {
+			t.Fatal(err)
+		}
+		var base int64
+		for i, turn := range []struct {
+			b    *box
+			want int64
+		}{{first, 0}, {first, 0}, {second, 1}, {second, 1}, {first, 2}} {
+			a := turn.b.ask(d[0].ID, "22")
+			if mustStatus(t, a) == api.KeyPending {
+				if a.Integrity != api.IntegrityGood {
+					must[api.KeyRequestDetail](t)(o.admin.AssignPolicy(ctx, a.ID, api.PolicyAssignment{PolicyID: pol.ID}))
+				}
+				if mustStatus(t, a) == api.KeyPending {
+					a.approve()
+				}
+			}
+			got := must[api.KeyDelivery](t)(a.Delivery(ctx, a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}))
+			if i == 0 {
+				base = got.Device.Writers // whoever encrypted it wrote first
+			}
+			eq(t, fmt.Sprintf("writers at turn %d", i), got.Device.Writers-base, turn.want)
+			a.report(api.EventMounted)
+			a.report(api.EventUnmounted)
+		}
+	})
+}
+
 func mustStatus(t *testing.T, a *asked) api.KeyStatus {
 	t.Helper()
 	return must[api.KeyRequestDetail](t)(a.admin.KeyRequest(t.Context(), a.ID)).Status

@@ -194,5 +194,5 @@ func assigned(t *store.Tenant, instanceID string) (api.DeviceList, error) {
 // AssignedView is a device as its machine needs it.
 func AssignedView(d store.Device) api.AssignedDevice {
 	return api.AssignedDevice{ID: d.ID, Identity: d.Identity, Name: d.Name, Status: d.Status, FileSystem: d.FileSystem,
-		MountPoint: d.MountPoint, Access: d.Access, KeyBits: d.KeyBits, Volume: d.Volume}
+		MountPoint: d.MountPoint, Access: d.Access, KeyBits: d.KeyBits, Volume: d.Volume, Writers: d.Writers}
 }

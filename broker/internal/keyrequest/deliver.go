@@ -95,6 +95,15 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		if err != nil {
 			return none, err
 		}
+		if d.Access != api.AccessReadOnly && d.WriterID != p.Instance {
+			if d.WriterID != "" {
+				d.Writers++
+			}
+			d.WriterID = p.Instance
+			if err := store.In[store.Device](t).Update(&d); err != nil {
+				return none, err
+			}
+		}
 		if _, err := s.move(t, p, &r, change{event: EventDelivered, reason: "The key was delivered.", detail: map[string]string{"address": p.Address}}); err != nil {
 			return none, err
 		}

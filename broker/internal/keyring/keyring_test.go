@@ -118,7 +118,7 @@ func (s *site) whole(t *testing.T, when string, root keystore.Root) {
 func (s *site) secret(t *testing.T, root keystore.Root, account string) func(when string) {
 	t.Helper()
 	const purpose, managerPurpose = "second factor", "Deep Security API key"
-	m := store.DeepSecuritySettings{Port: 4119, WrappedAPIKey: []byte{}}
+	m := store.DeepSecuritySettings{Port: 4119}
 	u := store.User{Name: "ann", Role: api.RoleAccountAdmin}
 	err := s.st.Tx(ctx, func(tx *store.Tx) error {
 		users := store.In[store.User](tx.Tenant(account))

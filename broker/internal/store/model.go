@@ -225,6 +225,10 @@ type Device struct {
 	ImageID      string
 	PolicyID     string
 	InstanceID   string // the machine that published it last
+	// WriterID is the machine that was given the key last with the right to write; Writers counts how often that became
+	// another one.
+	WriterID string
+	Writers  int64
 	// HomeInstanceID is the machine that encrypted it, or that a person gave a clone's key to: a policy alone gives the
 	// key to no other. It is empty when that machine has enrolled again since.
 	HomeInstanceID string
@@ -467,7 +471,7 @@ type DeepSecuritySettings struct {
 	Server        string
 	Port          int
 	Authority     string // PEM
-	WrappedAPIKey []byte // by the account's KEK; empty without a key
+	WrappedAPIKey []byte // by the account's KEK; nil without a key
 }
 
 // TableName implements gorm's Tabler: settings have no plural.

@@ -9,7 +9,7 @@ CREATE TABLE deep_security_settings (
     server          text COLLATE "C" NOT NULL,
     port            bigint   NOT NULL CHECK (port BETWEEN 1 AND 65535),
     authority       text COLLATE "C" NOT NULL,
-    wrapped_api_key bytea    NOT NULL,
+    wrapped_api_key bytea,
     created_at      timestamptz NOT NULL,
     updated_at      timestamptz NOT NULL,
     version         bigint   NOT NULL CHECK (version >= 1)

@@ -9,7 +9,7 @@ CREATE TABLE deep_security_settings (
     server          text     NOT NULL,
     port            bigint   NOT NULL CHECK (port BETWEEN 1 AND 65535),
     authority       text     NOT NULL,
-    wrapped_api_key blob     NOT NULL,
+    wrapped_api_key blob,
     created_at      datetime NOT NULL,
     updated_at      datetime NOT NULL,
     version         bigint   NOT NULL CHECK (version >= 1)
