@@ -63,7 +63,7 @@ func (a *app) recoveryKey(holders []string, threshold int, out, passphrasesFile 
 	for i, h := range holders {
 		fmt.Fprintf(a.out, "%s\t%s\n", filepath.Join(out, fmt.Sprintf("share-%d.txt", i+1)), h)
 	}
-	fmt.Fprintf(a.err, "print each share for its holder and destroy the file; give %s to the broker (Account, Recovery)\n", shellQuote(filepath.Join(out, "recovery-key.pub")))
+	fmt.Fprintf(a.err, "print each share for its holder and destroy the file; give %s to the broker (PUT /api/v1/recovery-key, by a Security Administrator)\n", shellQuote(filepath.Join(out, "recovery-key.pub")))
 	return nil
 }
 

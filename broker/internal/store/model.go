@@ -29,8 +29,6 @@ type Account struct {
 	// SecondFactor is "optional" (or empty) or "required"; StepUp asks for a fresh one at approvals and exports.
 	SecondFactor string
 	StepUp       bool
-	// ExportApprovals is how many other Security Administrators must agree to an export; 0 for none.
-	ExportApprovals int
 	// Checks says when delivered keys are judged again, nil before anybody saved it; CheckNextAt is the next time, nil when it is to be computed.
 	// CheckAskedAt is the last, with the challenge that machines answer.
 	Checks       *api.CheckSettings `gorm:"serializer:json"`

@@ -1,49 +1,10 @@
--- What outlives the broker: keys of imported volumes with another cipher, exports that several people agree to, the key that
+-- What outlives the broker: keys of imported volumes with another cipher, the key that
 -- recovery envelopes are sealed to, and what machines did without the broker.
 
 -- +goose Up
 
 -- Empty means AES-XTS, which every volume had.
 ALTER TABLE device_keys ADD COLUMN cipher text COLLATE "C" NOT NULL DEFAULT '';
-
--- How many other Security Administrators must agree to an export.
-ALTER TABLE accounts ADD COLUMN export_approvals bigint NOT NULL DEFAULT 0 CHECK (export_approvals BETWEEN 0 AND 9);
-
-CREATE TABLE export_requests (
-    id         text COLLATE "C" NOT NULL PRIMARY KEY,
-    account_id text COLLATE "C" NOT NULL REFERENCES accounts (id),
-    number     bigint NOT NULL CHECK (number >= 1),
-    user_id    text COLLATE "C" NOT NULL,
-    user_name  text COLLATE "C" NOT NULL,
-    device_ids text COLLATE "C",
-    reason     text COLLATE "C" NOT NULL,
-    status     text COLLATE "C" NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'exported', 'withdrawn', 'expired')),
-    needed     bigint NOT NULL CHECK (needed >= 1),
-    expires_at timestamptz NOT NULL,
-    ended_at   timestamptz,
-    created_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL,
-    version    bigint NOT NULL CHECK (version >= 1),
-    UNIQUE (account_id, id),
-    UNIQUE (account_id, number)
-);
-CREATE INDEX export_requests_status ON export_requests (account_id, status, expires_at);
-
--- A person has one voice in a request, whatever they are called.
-CREATE TABLE export_votes (
-    id         text COLLATE "C" NOT NULL PRIMARY KEY,
-    account_id text COLLATE "C" NOT NULL REFERENCES accounts (id),
-    request_id text COLLATE "C" NOT NULL,
-    user_id    text COLLATE "C" NOT NULL,
-    user_name  text COLLATE "C" NOT NULL,
-    agrees     boolean NOT NULL,
-    reason     text COLLATE "C" NOT NULL,
-    created_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL,
-    version    bigint NOT NULL CHECK (version >= 1),
-    UNIQUE (account_id, request_id, user_id),
-    FOREIGN KEY (account_id, request_id) REFERENCES export_requests (account_id, id) ON DELETE CASCADE
-);
 
 -- The public half only: the private one is in the hands of its holders.
 CREATE TABLE recovery_keys (
