@@ -119,7 +119,12 @@ func (p *Process) Stop(grace time.Duration) error {
 	case <-p.done:
 		return nil
 	case <-time.After(grace):
-		p.Kill()
+		syscall.Kill(p.PID(), syscall.SIGQUIT) // a Go program tells what it was doing
+		select {
+		case <-p.done:
+		case <-time.After(time.Second):
+			p.Kill()
+		}
 		<-p.done
 		return fmt.Errorf("%s did not stop within %s; its log is %s", p.Name, grace, p.Log)
 	}

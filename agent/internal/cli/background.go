@@ -94,7 +94,7 @@ func (a *app) secrets(ask func() ([]string, error)) ([]string, error) {
 	if !a.isChild() {
 		return ask()
 	}
-	harden.Reexec()
+	harden.Reexec(context.Background())
 	var secrets []string
 	if err := json.NewDecoder(io.LimitReader(a.in, maxSecrets)).Decode(&secrets); err != nil {
 		return nil, fmt.Errorf("take the passphrase from the command that started this process: %w", err)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -25,9 +27,11 @@ func (a *app) runCommand() *cobra.Command {
 			if os.Geteuid() != 0 {
 				return fmt.Errorf("the agent mounts file systems and must run as root; run: sudo keyward-agent run")
 			}
-			harden.Reexec()
+			harden.Reexec(cmd.Context())
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
 			log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: cfg.Level()}))
-			return daemon.Run(cmd.Context(), daemon.Options{Config: cfg, Version: Version, Logger: log, Harden: harden.Apply})
+			return daemon.Run(ctx, daemon.Options{Config: cfg, Version: Version, Logger: log, Harden: harden.Apply})
 		},
 	}
 }

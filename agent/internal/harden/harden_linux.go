@@ -3,6 +3,7 @@
 package harden
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,7 +113,10 @@ var preemptionSignalsOff bool
 // signals, and marked as one that writes out the kernel's dirty pages (PR_SET_IO_FLUSHER), so that under memory pressure
 // the kernel never waits for the agent while the agent waits for memory. That mark belongs to a thread and is
 // inherited; without CAP_SYS_RESOURCE the kernel refuses it. Reexec returns in the second life.
-func Reexec() {
+//
+// A request to stop that the first life has taken would be lost with it. So Reexec gives SIGINT and SIGTERM back to the kernel,
+// does not execute the program when ctx, which they end, is over, and leaves it to the caller to listen for them anew.
+func Reexec(ctx context.Context) {
 	if before, second := os.LookupEnv(reexeced); second {
 		preemptionSignalsOff = true
 		_ = os.Unsetenv(reexeced) // scripts are not the agent
@@ -119,6 +124,12 @@ func Reexec() {
 			_ = os.Setenv("GODEBUG", before)
 		}
 		return
+	}
+	signal.Reset(os.Interrupt, unix.SIGTERM)
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(time.Millisecond): // for one that is on its way to ctx
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -1,6 +1,7 @@
 package harden
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 
 // child is a hardened process with the signal handling that every daemon has. It ends with 0 when all holds.
 func child() int {
-	Reexec()
+	Reexec(context.Background())
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM)
 	holds := map[string]bool{}
 	for _, m := range Apply() {
@@ -53,6 +54,16 @@ func child() int {
 		return 5
 	}
 	return 0
+}
+
+// A stop that the first life was asked for is not lost in the second: there is none.
+func TestReexec_notAfterAStop(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	Reexec(ctx) // would begin the tests anew
+	if preemptionSignalsOff {
+		t.Error("this is a second life")
+	}
 }
 
 func TestApply_holdsAndWipesDoNotWaitForAThreadThatBlocksSignals(t *testing.T) {
