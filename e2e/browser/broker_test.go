@@ -98,7 +98,7 @@ func TestRealBroker_fromTokenToRevocation(t *testing.T) {
 	kim.until("the dialog", `document.getElementById('dialog').open`)
 	kim.fill("#dialog textarea", "test is over")
 	kim.press("#dialog [data-confirm]")
-	kim.until("revoking", `document.querySelector('h1').textContent === 'Key Request (revoking)' && document.querySelector('.timeline').textContent.includes('test is over')`)
+	kim.until("revoking", `document.querySelector('h1').textContent === 'Key Request (revoking)' && document.querySelector('ol.timeline').textContent.includes('test is over')`)
 	ada.until("revoking without a reload", badge+` === 'Revoking' && window.notReloaded === true`)
 
 	ada.visit("/logs?type=key")

@@ -16,10 +16,11 @@ import (
 // D-01, C-10: each role finds in the menu what the matrix gives it.
 func TestMenu_ofEachRole(t *testing.T) {
 	site := demo(t)
-	all := []string{"Running Instances", "Policies", "Images", "Devices", "Query", "User Management", "Change Password", "Sessions", "Time Information"}
+	all := []string{"Running Instances", "Policies", "Images", "Devices", "Query", "User Management", "Deep Security Settings", "Change Password", "Second Factor",
+		"Sessions", "Time Information"}
 	for user, lacks := range map[string][]string{
-		"ada": nil, "otto": nil, "sven": {"Policies", "Images", "User Management", "Time Information"},
-		"dana": {"Running Instances", "Policies", "Images", "Devices", "User Management", "Time Information"}, "kim": {"Query", "User Management", "Time Information"},
+		"ada": nil, "otto": nil, "sven": {"Policies", "Images", "User Management", "Deep Security Settings", "Time Information"},
+		"dana": {"Running Instances", "Policies", "Images", "Devices", "User Management", "Deep Security Settings", "Time Information"}, "kim": {"Query", "User Management", "Deep Security Settings", "Time Information"},
 	} {
 		b := open(t, site)
 		b.logOn(demoAccount, user, demoPassword)
