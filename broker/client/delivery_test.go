@@ -115,7 +115,7 @@ func TestDeliveryKey_refusesAnotherDevice(t *testing.T) {
 	t.Parallel()
 	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
 	device := api.AssignedDevice{ID: "dev", Identity: "i", Name: "n", Status: api.DeviceEncrypted, FileSystem: "ext4", MountPoint: "/mnt/a",
-		Access: api.AccessReadOnly, KeyBits: 256, Volume: &api.VolumeRecord{UUID: "u"}}
+		Access: api.AccessReadOnly, KeyBits: 256, Volume: &api.VolumeRecord{UUID: "u"}, Writers: 3}
 	bound := wanted
 	var err error
 	if bound.DeviceSHA256, err = DeviceSHA256(device); err != nil {

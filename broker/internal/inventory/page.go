@@ -156,7 +156,10 @@ func keysOf(t *store.Tenant, rows []store.Device) (map[string]*store.DeviceKey, 
 
 // namesFor reads the names that some devices and sets are shown with.
 func namesFor(t *store.Tenant, devices []store.Device, sets []store.RAIDSet) (names, error) {
-	n := names{policies: map[string]string{}, instances: map[string]string{}}
+	n, err := noNames(t)
+	if err != nil {
+		return n, err
+	}
 	for _, d := range devices {
 		n.policies[d.PolicyID], n.instances[d.InstanceID] = "", ""
 	}

@@ -24,7 +24,8 @@ type names struct {
 	storedOn string
 }
 
-func namesOf(t *store.Tenant) (names, error) {
+// noNames knows where the account's keys are, and no names yet.
+func noNames(t *store.Tenant) (names, error) {
 	n := names{policies: map[string]string{}, instances: map[string]string{}, storedOn: keyStoredOn}
 	account, err := store.Global[store.Account](t.Tx()).First(store.Eq("id", t.AccountID()), store.Only("id", "root_key_id"))
 	if err != nil {
@@ -33,7 +34,15 @@ func namesOf(t *store.Tenant) (names, error) {
 	root, err := store.Global[store.RootKey](t.Tx()).Get(account.RootKeyID)
 	if err == nil {
 		n.storedOn += ", " + keystore.Provider(root.Provider).Text()
-	} else if !errors.Is(err, store.ErrNotFound) {
+	} else if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return n, err
+}
+
+func namesOf(t *store.Tenant) (names, error) {
+	n, err := noNames(t)
+	if err != nil {
 		return n, err
 	}
 	policies, err := store.In[store.Policy](t).List(store.Only("id", "name"))
