@@ -239,7 +239,9 @@ func (v *visit) rowAges(r api.RunningInstance) (key, integrity string) {
 			key = "revoked at " + v.exact(r.RevokeAt)
 		}
 	case api.KeyRevoking, api.KeyRevoked, api.KeyRevokeIgnored:
-		key = "since " + v.exact(&r.Since)
+		if !r.Since.IsZero() {
+			key = "since " + v.exact(&r.Since)
+		}
 	}
 	switch {
 	case r.CheckOverdue:

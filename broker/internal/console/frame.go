@@ -59,7 +59,7 @@ var menu = []struct {
 	}},
 	{"Administration", "cog", []menuItem{
 		{"User Management", "users", "/admin/users", rbac.UsersRead},
-		{"Deep Security Settings", "lock", deepSecurityPath, rbac.DeepSecurityRead},
+		{"Deep Security Settings", "eye", deepSecurityPath, rbac.DeepSecurityRead},
 		{"Change Password", "key", "/admin/password", rbac.PasswordOwn},
 		{"Second Factor", "lock", "/admin/second-factor", rbac.SecondFactorOwn},
 		{"Sessions", "user", "/admin/sessions", rbac.SessionsOwn},
