@@ -83,18 +83,7 @@ func compileDate(c api.Condition) (test, error) {
 		}
 		return onDate(func(t, now time.Time) bool { return now.Sub(t) > age }), nil
 	}
-	low, high := c.Value, c.Value
-	if c.Operator == api.OpBetween {
-		var err error
-		if low, high, err = cutRange(c.Value); err != nil {
-			return nil, err
-		}
-	}
-	from, err := parseMoment(low)
-	if err != nil {
-		return nil, err
-	}
-	to, err := parseMoment(high)
+	from, to, err := ends(c, parseMoment)
 	if err != nil {
 		return nil, err
 	}

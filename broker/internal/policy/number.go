@@ -26,18 +26,7 @@ func parseNumber(s string) (*big.Rat, error) {
 }
 
 func compileNumber(c api.Condition) (test, error) {
-	low, high := c.Value, c.Value
-	if c.Operator == api.OpBetween {
-		var err error
-		if low, high, err = cutRange(c.Value); err != nil {
-			return nil, err
-		}
-	}
-	from, err := parseNumber(low)
-	if err != nil {
-		return nil, err
-	}
-	to, err := parseNumber(high)
+	from, to, err := ends(c, parseNumber)
 	if err != nil {
 		return nil, err
 	}

@@ -96,18 +96,7 @@ func weight(s string) int {
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 func compilePackageVersion(c api.Condition) (test, error) {
-	low, high := c.Value, c.Value
-	if c.Operator == api.OpBetween {
-		var err error
-		if low, high, err = cutRange(c.Value); err != nil {
-			return nil, err
-		}
-	}
-	from, err := parsePackageVersion(low)
-	if err != nil {
-		return nil, err
-	}
-	to, err := parsePackageVersion(high)
+	from, to, err := ends(c, parsePackageVersion)
 	if err != nil {
 		return nil, err
 	}

@@ -81,19 +81,22 @@ func leadingDigits(s string) string {
 
 func trimZeros(digits string) string { return strings.TrimLeft(digits, "0") }
 
-func compileVersion(c api.Condition) (test, error) {
+// ends reads the value of a condition, or both ends of its range.
+func ends[T any](c api.Condition, parse func(string) (T, error)) (from, to T, err error) {
 	low, high := c.Value, c.Value
 	if c.Operator == api.OpBetween {
-		var err error
 		if low, high, err = cutRange(c.Value); err != nil {
-			return nil, err
+			return from, to, err
 		}
 	}
-	from, err := parseVersion(low)
-	if err != nil {
-		return nil, err
+	if from, err = parse(low); err == nil {
+		to, err = parse(high)
 	}
-	to, err := parseVersion(high)
+	return from, to, err
+}
+
+func compileVersion(c api.Condition) (test, error) {
+	from, to, err := ends(c, parseVersion)
 	if err != nil {
 		return nil, err
 	}
