@@ -26,10 +26,10 @@ func (w *Watch) Facts(id string, m Machine) []api.Fact {
 		return missing(err.Error(), w.at)
 	}
 	// Nearly all that a machine is found by is its own word. Two that claim to be the same computer are not judged by it.
-	if other := w.claims[c.ID]; other != "" && other != id {
+	if other, ok := w.claims[c.ID]; ok && other.id != id && now.Sub(other.at) < believed {
 		return missing(fmt.Sprintf("computer %d of the manager is claimed by another machine of this broker too", c.ID), w.at)
 	}
-	w.claims[c.ID] = id
+	w.claims[c.ID] = claim{id, now}
 	source := fmt.Sprintf("Deep Security Manager, computer %d, found by %s", c.ID, by)
 	light, lit := c.Status.light()
 	facts := []api.Fact{fact(api.FactDSMStatus, source, light, lit, w.at)}

@@ -94,6 +94,18 @@ func TestWatch_factsOfAProtectedMachine(t *testing.T) {
 		}
 	}
 
+	// The first machine is gone for good: after a while the second one is believed.
+	now = now.Add(believed)
+	if err := w.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if f := w.Facts("instance-2", m)[0]; f.Missing != "" {
+		t.Errorf("a machine that was set up anew: %+v", f)
+	}
+	if f := w.Facts("instance-1", m)[0]; !strings.Contains(f.Missing, "claimed by another machine") {
+		t.Errorf("the one before it: %+v", f)
+	}
+
 	// Malware is found: the next picture says so.
 	bad := dsmtest.Protected(7, "db-01", uuid, "192.0.2.1")
 	bad["computerStatus"] = map[string]any{"agentStatus": "error"}
@@ -103,7 +115,7 @@ func TestWatch_factsOfAProtectedMachine(t *testing.T) {
 	if err := w.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	facts := w.Facts("instance-1", m)
+	facts := w.Facts("instance-2", m)
 	if facts[0].Values[0] != "red" || facts[1].Values[0] != "error" || facts[2].Values[0] != "on" {
 		t.Errorf("%+v", facts)
 	}

@@ -21,12 +21,19 @@ const (
 type picture struct {
 	computers []Computer
 	at        time.Time
-	// claims tells which machine each computer was found to be in this connection's life.
-	claims map[int]string
+	// claims tells which machine each computer was found to be last. A claim that is not renewed ends, so that a machine
+	// that was set up anew is not taken for a second one for ever.
+	claims map[int]claim
 	// err is why the last call failed, nil after one that succeeded; next is when the manager is asked again.
 	err   error
 	next  time.Time
 	delay time.Duration
+}
+
+// claim is a machine's word that it is a computer.
+type claim struct {
+	id string
+	at time.Time
 }
 
 // Watch keeps a picture of one manager.
@@ -40,7 +47,7 @@ type Watch struct {
 
 // NewWatch watches the manager of a client, which it takes over.
 func NewWatch(c *Client, clock func() time.Time) *Watch {
-	return &Watch{client: c, clock: clock, picture: picture{claims: map[int]string{}}}
+	return &Watch{client: c, clock: clock, picture: picture{claims: map[int]claim{}}}
 }
 
 // Refresh asks the manager if it is time to. An error is told once for each new reason.
