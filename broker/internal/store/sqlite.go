@@ -13,6 +13,9 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// writers is how many connections may write to the embedded database: the one that does, and one for migrations.
+const writers = 2
+
 // openSQLite opens the embedded database. There is one writing connection, because SQLite has one writer, and a few
 // reading ones that never wait for it (WAL). synchronous(FULL) puts every commit on disk before it returns.
 //
@@ -44,10 +47,9 @@ func openSQLite(path string) (backend, error) {
 	if err != nil {
 		return backend{}, err
 	}
-	// One connection writes; a second one is for migrations.
 	writer, reader := sql.OpenDB(writes), sql.OpenDB(reads)
-	writer.SetMaxOpenConns(2)
-	writer.SetMaxIdleConns(2)
+	writer.SetMaxOpenConns(writers)
+	writer.SetMaxIdleConns(writers)
 	reader.SetMaxOpenConns(readers + 2) // one for a dump, one for Ping: the readers keep theirs
 	reader.SetMaxIdleConns(readers)
 	return backend{

@@ -93,6 +93,11 @@ func (s *Store) start(ctx context.Context, logger *slog.Logger) error {
 	if err := s.backend.migrate(ctx); err != nil {
 		return s.explain(fmt.Errorf("migrating the database: %w", err))
 	}
+	if s.backend.name == "sqlite" {
+		if err := s.backend.assumeStatistics(ctx); err != nil {
+			return s.explain(fmt.Errorf("telling the database how to choose its indexes: %w", err))
+		}
+	}
 	g, err := gorm.Open(s.backend.dialector(s.backend.writerDB), &gorm.Config{
 		SkipDefaultTransaction: true,
 		DisableAutomaticPing:   true,
