@@ -103,8 +103,8 @@ func RegisterAgents(r *Router, d AgentDeps) {
 			return answerOf(d.Inventory.ActivateTPM(ctx, p, in.Body))
 		})
 	handle(r, machine(http.MethodPost, api.PathNonce, "Fetch a challenge"),
-		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[api.NonceResponse], error) {
-			return answerOf(d.Requests.Nonce(ctx, p))
+		func(_ context.Context, p tenant.Principal, _ *None) (*answer[api.NonceResponse], error) {
+			return answerOf(d.Requests.Nonce(p), nil)
 		})
 	handle(r, machine(http.MethodPut, api.PathInventory, "Publish the complete list of devices"),
 		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.InventoryReport]) (*answer[api.DeviceList], error) {

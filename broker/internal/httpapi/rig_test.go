@@ -29,6 +29,7 @@ import (
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/attest"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/httpapi"
@@ -117,11 +118,12 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	r.accounts = account.New(account.Deps{Store: st, Root: root, ServiceURL: r.agentsAt, CAPin: ca.Pin(), Clock: r.now, Logger: quiet,
 		OnCreate: []func(*store.Tenant) error{policyset.Prepare}})
 	inv := inventory.New(inventory.Deps{Store: st, Feed: r.feed, Root: root, Issuer: ca, AgentURL: r.agentsAt, Clock: r.now, Logger: quiet})
-	jobs := job.New(job.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet})
+	challenges := challenge.New(nil)
+	jobs := job.New(job.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet, Challenges: challenges})
 	r.desk = job.Desk{Service: inv, Jobs: jobs}
 	r.policies = policyset.New(st, r.feed)
 	r.dsm = dsm.New(dsm.Deps{Store: st, Root: root, Clock: r.now, Logger: quiet, AllowLoopback: true})
-	r.requests = keyrequest.New(keyrequest.Deps{Managers: r.dsm, Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet,
+	r.requests = keyrequest.New(keyrequest.Deps{Managers: r.dsm, Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet, Challenges: challenges,
 		Clouds: attest.Clouds{AWS: map[string][]*x509.Certificate{r.cloud.Region: {r.cloud.Certificate}}}})
 	roles, err := rbac.New()
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"keyward/broker/client"
 	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/inventory"
-	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
@@ -49,7 +48,7 @@ func (s *Service) Import(ctx context.Context, p tenant.Principal, call idempoten
 		if err != nil {
 			return api.AssignedDevice{}, err
 		}
-		if err := keyrequest.UseNonce(t, p, in.Nonce); err != nil {
+		if err := s.Challenges.Spend(t, p, in.Nonce); err != nil {
 			return api.AssignedDevice{}, err
 		}
 		if err := inventory.StoreKey(t, s.Root, d, in.Volume.Cipher, in.Volume.KeyBits, key); err != nil {

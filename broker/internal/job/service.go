@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
@@ -43,6 +44,8 @@ type Deps struct {
 	Feed   *feed.Hub
 	Root   keystore.Root
 	Logger *slog.Logger
+	// Challenges accepts the nonces that machines fetched.
+	Challenges *challenge.Issuer
 	// AgentURL names the broker in volume records, as enrolment does.
 	AgentURL string
 }

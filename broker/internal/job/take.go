@@ -33,7 +33,7 @@ func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency
 		if j.Status != queued && j.Status != running {
 			return api.KeyDelivery{}, ended(j)
 		}
-		if err := keyrequest.UseNonce(t, p, in.Nonce); err != nil {
+		if err := s.Challenges.Spend(t, p, in.Nonce); err != nil {
 			return api.KeyDelivery{}, err
 		}
 		d, err := deviceOf(t, j.DeviceID)

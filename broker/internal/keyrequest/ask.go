@@ -2,8 +2,6 @@ package keyrequest
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +10,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
@@ -23,43 +22,9 @@ import (
 )
 
 // Nonce gives the calling machine a challenge.
-func (s *Service) Nonce(ctx context.Context, p tenant.Principal) (api.NonceResponse, error) {
-	raw := make([]byte, 32)
-	rand.Read(raw)
-	value := base64.RawURLEncoding.EncodeToString(raw)
-	var now time.Time
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
-		t := tx.Tenant(p.AccountID)
-		now = t.Now()
-		nonces := store.In[store.Nonce](t)
-		// Those that ended are removed by Clean.
-		open, err := nonces.Count(store.Eq("instance_id", p.Instance), store.After("expires_at", now))
-		if err != nil {
-			return err
-		}
-		if open >= maxNonces {
-			return problem.TooMany(time.Minute)
-		}
-		return nonces.Insert(&store.Nonce{InstanceID: p.Instance, Value: value, ExpiresAt: now.Add(NonceLife)})
-	})
-	return api.NonceResponse{Nonce: value, ExpireSeconds: int64(NonceLife / time.Second), Time: now}, err
-}
-
-// maxNonces bounds the unused challenges of one machine.
-const maxNonces = 64
-
-// UseNonce spends a challenge of the calling machine.
-func UseNonce(t *store.Tenant, p tenant.Principal, value string) error {
-	n, err := store.In[store.Nonce](t).DeleteWhere(store.Eq("instance_id", p.Instance), store.Eq("value", value),
-		store.After("expires_at", t.Now()))
-	if err != nil {
-		return err
-	}
-	if n != 1 {
-		return problem.New(409, "nonce-refused", "The nonce does not count",
-			"It was used already, has ended, or was not given to this machine.", "Fetch a new nonce, collect evidence for it, and ask again.")
-	}
-	return nil
+func (s *Service) Nonce(p tenant.Principal) api.NonceResponse {
+	now := s.Store.Now()
+	return api.NonceResponse{Nonce: s.Challenges.Give(p, now), ExpireSeconds: int64(challenge.Life / time.Second), Time: now}
 }
 
 // CheckPublicKey refuses what cannot be an HPKE public key.
@@ -85,7 +50,7 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
 			return api.KeyRequestStatus{}, err
 		}
-		if err := UseNonce(t, p, in.Nonce); err != nil {
+		if err := s.Challenges.Spend(t, p, in.Nonce); err != nil {
 			return api.KeyRequestStatus{}, err
 		}
 		return s.ask(t, p, in)

@@ -162,7 +162,7 @@ func (s *Service) CheckNow(ctx context.Context, p tenant.Principal, instanceID s
 			return err
 		}
 		now := t.Now()
-		inst.CheckAskedAt, inst.CheckNonce = &now, challenge()
+		inst.CheckAskedAt, inst.CheckNonce = &now, checkNonce()
 		out.InstanceID, out.AskedAt = inst.ID, now
 		if err := instances.Update(&inst); err != nil {
 			return err
@@ -191,7 +191,7 @@ func (s *Service) CheckDevice(ctx context.Context, p tenant.Principal, deviceID 
 	return s.CheckNow(ctx, p, machine)
 }
 
-func challenge() string {
+func checkNonce() string {
 	raw := make([]byte, 24)
 	rand.Read(raw)
 	return base64.RawURLEncoding.EncodeToString(raw)
@@ -243,7 +243,7 @@ func (s *Service) startCheck(tx *store.Tx, accountID string) error {
 	if err != nil || len(enabled) == 0 {
 		return errors.Join(err, accounts.Update(&acc))
 	}
-	acc.CheckAskedAt, acc.CheckNonce = &now, challenge()
+	acc.CheckAskedAt, acc.CheckNonce = &now, checkNonce()
 	if err := accounts.Update(&acc); err != nil {
 		return err
 	}

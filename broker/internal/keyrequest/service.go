@@ -14,6 +14,7 @@ import (
 	"keyward/broker/api"
 	"keyward/broker/internal/attest"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
@@ -26,8 +27,6 @@ const (
 	// LeaseMargin is how much longer than the lease the broker waits before a key counts as gone: the longest time for
 	// which a client believes in an answer (docs/agent-protocol.md, section 6).
 	LeaseMargin = 10 * time.Second
-	// NonceLife is how long a challenge can be answered.
-	NonceLife = 5 * time.Minute
 	// approvedLife is how long an approved key waits to be collected.
 	approvedLife = time.Hour
 	// pendingLife is how long a request waits for a person where its policy does not say.
@@ -49,6 +48,8 @@ type Deps struct {
 	Root   keystore.Root
 	Jobs   Jobs
 	Logger *slog.Logger
+	// Challenges gives nonces; nil means that this broker shares none with another service or broker.
+	Challenges *challenge.Issuer
 	// Clouds verifies the documents of cloud instances; its zero value knows no cloud.
 	Clouds attest.Clouds
 	// Managers say what they know of a machine; nil knows nothing.
@@ -84,6 +85,9 @@ type Service struct {
 func New(d Deps) *Service {
 	if d.Logger == nil {
 		d.Logger = slog.Default()
+	}
+	if d.Challenges == nil {
+		d.Challenges = challenge.New(nil)
 	}
 	s := &Service{Deps: d, polls: feed.Quota{PerOwner: machinePolls}, told: map[string]toldList{}}
 	if err := d.Store.View(context.Background(), func(tx *store.Tx) error { s.began = tx.Now(); return nil }); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/store"
@@ -326,7 +327,7 @@ func (s *Service) Clean(ctx context.Context) error {
 	for _, id := range accounts {
 		err := s.Store.Tx(ctx, func(tx *store.Tx) error {
 			t := tx.Tenant(id)
-			if _, err := store.In[store.Nonce](t).DeleteWhere(store.Before("expires_at", t.Now())); err != nil {
+			if err := challenge.Clean(t); err != nil {
 				return err
 			}
 			if _, err := store.In[store.Notice](t).DeleteWhere(store.Before("seen_at", t.Now().Add(-noticeLife))); err != nil {

@@ -91,7 +91,7 @@ func (s *Service) vouchHeartbeat(t *store.Tenant, p tenant.Principal, inst *stor
 	nonce := ""
 	if e.TPM != nil {
 		nonce = e.TPM.Nonce
-		if err := UseNonce(t, p, nonce); err != nil {
+		if err := s.Challenges.Spend(t, p, nonce); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/console"
 	"keyward/broker/internal/dsm"
 	"keyward/broker/internal/feed"
@@ -123,10 +124,12 @@ func (b *Broker) services() error {
 	b.Accounts = httpapi.LimitLogOn(newAccounts(c, id, b.store), c.Clock)
 	b.Inventory = inventory.New(inventory.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Issuer: id.CA, AgentURL: c.ServiceURL,
 		TPMRoots: roots, CertLife: time.Duration(c.MachineCertDays) * 24 * time.Hour, Clock: c.Clock, Logger: c.Logger})
-	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
+	challenges := challenge.New(id.Audit.Seed())
+	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger, Challenges: challenges})
 	b.Recovery = recovery.New(recovery.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
 	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
-	b.Requests = keyrequest.New(keyrequest.Deps{Managers: b.DSM, Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger, Clouds: signers, Observer: b.metrics})
+	b.Requests = keyrequest.New(keyrequest.Deps{Managers: b.DSM, Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger,
+		Challenges: challenges, Clouds: signers, Observer: b.metrics})
 	return nil
 }
 

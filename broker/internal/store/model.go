@@ -405,7 +405,7 @@ type Job struct {
 	EndedAt    *time.Time
 }
 
-// Nonce is a challenge given to an instance, deleted when used or expired.
+// Nonce is a challenge that an instance has used, kept until it has ended. Value is unique.
 type Nonce struct {
 	Base
 	InstanceID string

@@ -126,6 +126,9 @@ func (s *Store) on(ctx context.Context, l *line) *gorm.DB {
 	return g
 }
 
+// Now is the time that rows written now are stamped with: UTC, in microseconds.
+func (s *Store) Now() time.Time { return s.now() }
+
 // now is the clock in the precision that both databases keep.
 func (s *Store) now() time.Time { return s.clock().UTC().Truncate(time.Microsecond) }
 
