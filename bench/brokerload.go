@@ -13,7 +13,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,17 +70,13 @@ func askBroker(address string, roots *x509.CertPool) caller {
 		}
 		var status api.KeyRequestStatus
 		if err := post(conn, in, address, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce,
-			Evidence: fleetEvidence(m, nonce.Nonce), PublicKey: private.PublicKey(), Time: time.Now()}, &status); err != nil {
+			Evidence: fleetEvidence(m, nonce.Nonce), PublicKey: private.PublicKey(), Time: time.Now(), Deliver: true}, &status); err != nil {
 			return err
 		}
-		if status.Status != api.KeyApproved {
+		if status.Delivery == nil {
 			return fmt.Errorf("the request is %s: %s", status.Status, status.Reason)
 		}
-		var d api.KeyDelivery
-		if err := post(conn, in, address, strings.Replace(api.PathDelivery, "{id}", status.ID, 1), api.DeliveryRequest{PublicKey: private.PublicKey()}, &d); err != nil {
-			return err
-		}
-		_, err = private.Open(d, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: status.ID,
+		_, err = private.Open(*status.Delivery, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: status.ID,
 			DeviceID: m.DeviceID, InstanceID: m.InstanceID, Nonce: nonce.Nonce})
 		return err
 	}

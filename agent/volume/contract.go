@@ -28,7 +28,7 @@ type Request interface {
 	// Status asks where the request stands. With a version other than zero the broker holds the answer back until the
 	// request's version differs or about a minute has passed.
 	Status(ctx context.Context, after int64) (api.KeyRequestStatus, error)
-	// Collect takes the key of an approved request. The caller owns the Grant.
+	// Collect takes the key of an approved request, or the one that came with the answer to it. The caller owns the Grant.
 	Collect(ctx context.Context) (*Grant, error)
 	// Report tells the broker what happened to the key. It does not block: what cannot be sent now is sent later.
 	Report(api.RequestEvent)

@@ -82,8 +82,8 @@ func (w *watcher) end(ctx context.Context, v *Volume, s api.KeyRequestStatus) bo
 
 // judge says whether a status ends the wait, and how.
 func (w *watcher) judge(ctx context.Context, v *Volume, s api.KeyRequestStatus) (message, bool) {
-	switch s.Status {
-	case api.KeyApproved:
+	switch {
+	case s.Status == api.KeyApproved || s.Delivery != nil:
 		for n := 1; ctx.Err() == nil; n++ {
 			g, err := w.request.Collect(ctx)
 			if err == nil {
@@ -96,14 +96,14 @@ func (w *watcher) judge(ctx context.Context, v *Volume, s api.KeyRequestStatus) 
 			pause(ctx, v.o.Backoff(n))
 		}
 		return message{}, false
-	case api.KeyDelivered, api.KeyRevokePending, api.KeyRevokeIgnored:
+	case s.Status == api.KeyDelivered || s.Status == api.KeyRevokePending || s.Status == api.KeyRevokeIgnored:
 		if w.again {
 			return message{}, false
 		}
 		return message{event: Lapsed, why: fmt.Sprintf("request %d counts as delivered, but the key did not arrive", s.Number)}, true
-	case api.KeyFailure:
+	case s.Status == api.KeyFailure:
 		return message{event: Closed, why: fmt.Sprintf("request %d failed: %s", s.Number, s.Reason)}, true
-	case api.KeyExpired:
+	case s.Status == api.KeyExpired:
 		why := fmt.Sprintf("request %d expired: %s", s.Number, s.Reason)
 		if w.again {
 			return message{event: Closed, why: why}, true // the period to comply again is over; a person asks anew

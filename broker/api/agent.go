@@ -180,6 +180,9 @@ type KeyRequest struct {
 	PublicKey []byte    `json:"public_key"`
 	Time      time.Time `json:"time"`
 	Run       *Run      `json:"run,omitempty"`
+	// Deliver wants the key with the answer where nobody has to be waited for. It saves a call, which thousands of
+	// machines that boot at once would make.
+	Deliver bool `json:"deliver,omitempty"`
 }
 
 // Run tells one run of a machine's agent from another. Two runs that are heard in turns are two machines with one
@@ -215,6 +218,9 @@ type KeyRequestStatus struct {
 	WaitsFor string `json:"waits_for,omitempty"`
 	// Failed are the rules that this machine's facts failed, without what the rules want.
 	Failed []Shortfall `json:"failed,omitempty"`
+	// Delivery is the sealed key, where the request wanted it with its answer and was approved at once. The request is
+	// Delivered then.
+	Delivery *KeyDelivery `json:"delivery,omitempty"`
 }
 
 // Shortfall is a failed rule as the machine itself is told it.

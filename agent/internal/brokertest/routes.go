@@ -176,7 +176,7 @@ func (b *Broker) heartbeat(w http.ResponseWriter, r *http.Request, _ string) {
 	write(w, out)
 }
 
-func (b *Broker) ask(w http.ResponseWriter, r *http.Request, _ string) {
+func (b *Broker) ask(w http.ResponseWriter, r *http.Request, instance string) {
 	in, ok := read[api.KeyRequest](w, r)
 	if !ok {
 		return
@@ -219,7 +219,14 @@ func (b *Broker) ask(w http.ResponseWriter, r *http.Request, _ string) {
 	}
 	b.requests = append(b.requests, q)
 	b.changed()
-	write(w, q.KeyRequestStatus)
+	if q.Status != api.KeyApproved || !in.Deliver {
+		write(w, q.KeyRequestStatus)
+		return
+	}
+	d := b.hand(q, instance)
+	out := q.KeyRequestStatus
+	out.Delivery = &d
+	write(w, out)
 }
 
 func (b *Broker) status(w http.ResponseWriter, r *http.Request, _ string) {
@@ -255,15 +262,20 @@ func (b *Broker) deliver(w http.ResponseWriter, r *http.Request, instance string
 		problem(w, http.StatusConflict, "not to be delivered")
 		return
 	}
+	write(w, b.hand(q, instance))
+}
+
+// hand seals the key of an approved request.
+func (b *Broker) hand(q *Request, instance string) api.KeyDelivery {
 	d := b.device(q.DeviceID)
-	out := b.seal(in.PublicKey, d, api.DeliveryBinding{Purpose: "key-request", AccountID: b.AccountID, RequestID: q.ID, DeviceID: d.ID,
+	out := b.seal(q.Asked.PublicKey, d, api.DeliveryBinding{Purpose: "key-request", AccountID: b.AccountID, RequestID: q.ID, DeviceID: d.ID,
 		InstanceID: instance, Nonce: q.Asked.Nonce, LeaseSeconds: b.Lease})
 	out.Volume = *d.Volume
 	if b.Tamper != nil {
 		b.Tamper(&out)
 	}
 	b.set(q, api.KeyDelivered, "")
-	write(w, out)
+	return out
 }
 
 func (b *Broker) seal(public []byte, d *Device, binding api.DeliveryBinding) api.KeyDelivery {

@@ -51,8 +51,9 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 	}
 	evidence := c.evidence(ctx, nonce.Nonce, deviceID)
 	evidence.TPM = c.attestor.quote(ctx, api.QuoteForRequest, nonce.Nonce, key.PublicKey())
+	sent := c.boottime()
 	status, err := c.broker.Request(ctx, api.KeyRequest{DeviceID: deviceID, Nonce: nonce.Nonce, PublicKey: key.PublicKey(),
-		Evidence: evidence, Time: c.now().UTC(), Run: c.run})
+		Evidence: evidence, Time: c.now().UTC(), Run: c.run, Deliver: true})
 	if c.link.saw(err) != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for the key: %w", err)
 	}
@@ -62,6 +63,9 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 	}
 	r := &request{courier: c, id: status.ID, deviceID: deviceID, nonce: nonce.Nonce}
 	r.key.Store(key)
+	if status.Delivery != nil {
+		r.came.Store(&arrival{*status.Delivery, sent})
+	}
 	return r, status, nil
 }
 
@@ -71,6 +75,14 @@ type request struct {
 	id, deviceID, nonce string
 	// key goes when the request is replaced, which may be while a collection is still on its way.
 	key atomic.Pointer[client.DeliveryKey]
+	// came is the delivery that came with the answer to the request, until it is collected.
+	came atomic.Pointer[arrival]
+}
+
+// arrival is a sealed key and when it was asked for, on the Boottime clock.
+type arrival struct {
+	delivery api.KeyDelivery
+	sent     time.Duration
 }
 
 // ID implements volume.Request.
@@ -99,14 +111,19 @@ func (r *request) Collect(ctx context.Context) (*volume.Grant, error) {
 	if private == nil {
 		return nil, fmt.Errorf("%w: it was replaced by a newer one", volume.ErrRequestGone)
 	}
-	sent := r.boottime()
-	d, err := r.broker.Delivery(ctx, r.id, api.DeliveryRequest{PublicKey: private.PublicKey()})
-	if r.link.saw(err) != nil {
-		if endedByBroker(err) {
-			return nil, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
+	a := r.came.Swap(nil)
+	if a == nil {
+		sent := r.boottime()
+		d, err := r.broker.Delivery(ctx, r.id, api.DeliveryRequest{PublicKey: private.PublicKey()})
+		if r.link.saw(err) != nil {
+			if endedByBroker(err) {
+				return nil, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
+			}
+			return nil, err
 		}
-		return nil, err
+		a = &arrival{d, sent}
 	}
+	d := a.delivery
 	if d.LeaseSeconds <= 0 {
 		return nil, fmt.Errorf("%w: the delivery has no lease; refused", volume.ErrRequestGone)
 	}
@@ -115,7 +132,7 @@ func (r *request) Collect(ctx context.Context) (*volume.Grant, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
 	}
-	return &volume.Grant{Key: key, LeaseEnd: sent + time.Duration(d.LeaseSeconds)*time.Second, Device: d.Device, Volume: d.Volume}, nil
+	return &volume.Grant{Key: key, LeaseEnd: a.sent + time.Duration(d.LeaseSeconds)*time.Second, Device: d.Device, Volume: d.Volume}, nil
 }
 
 // Report implements volume.Request.

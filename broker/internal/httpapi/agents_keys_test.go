@@ -483,3 +483,50 @@ func TestReport_failureEndsTheRequest(t *testing.T) {
 		wantProblem(t, b.Report(t.Context(), a.ID, api.RequestEvent{Event: "exploded"}), 422, "invalid")
 	})
 }
+
+// Where nobody has to be waited for, the key comes with the answer, and counts as delivered like any other.
+func TestAsk_theKeyComesWithTheAnswerWhereNobodyIsAsked(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		o := r.org("acme")
+		b := o.machine("db1")
+		d, key := b.encrypted("data")
+		askAtOnce := func(ports ...string) *asked {
+			in, private := b.prepare(d.ID, ports...)
+			in.Deliver = true
+			return &asked{b, must[api.KeyRequestStatus](t)(b.Request(ctx, in)), private, in.Nonce}
+		}
+		waits := askAtOnce("22")
+		if waits.Delivery != nil || waits.Status != api.KeyPending {
+			t.Fatalf("a request that waits for a person: %s, delivery %v", waits.Status, waits.Delivery)
+		}
+		p := noPort80("web")
+		o.policy(p, d)
+		open := func(a *asked) []byte {
+			t.Helper()
+			if a.Delivery == nil || a.Status != api.KeyDelivered {
+				t.Fatalf("status %s (%s), delivery %v", a.Status, a.Reason, a.Delivery)
+			}
+			return must[[]byte](t)(a.private.Open(*a.Delivery, api.DeliveryBinding{Purpose: "key-request", AccountID: o.id, RequestID: a.ID,
+				DeviceID: d.ID, InstanceID: b.id, Nonce: a.nonce, LeaseSeconds: a.LeaseSeconds}))
+		}
+		first := askAtOnce("22")
+		if !bytes.Equal(open(first), key) {
+			t.Fatal("another key")
+		}
+		detail := first.is(api.KeyDelivered)
+		if detail.LeaseExpiresAt == nil || len(o.events("key-request.delivered")) != 1 {
+			t.Errorf("lease until %v, %d records of deliveries", detail.LeaseExpiresAt, len(o.events("key-request.delivered")))
+		}
+		_, err := b.Delivery(ctx, first.ID, api.DeliveryRequest{PublicKey: first.private.PublicKey()})
+		wantProblem(t, err, 409, "already-delivered")
+		first.report(api.EventMounted)
+		o.deviceIs(d.ID, api.DeviceInUse)
+		if again := askAtOnce("22"); !bytes.Equal(open(again), key) {
+			t.Fatal("another key within the lease")
+		}
+		if bad := askAtOnce("80"); bad.Delivery != nil {
+			t.Fatal("a machine that fails a rule got the key")
+		}
+	})
+}

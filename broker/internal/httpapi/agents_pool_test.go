@@ -235,7 +235,7 @@ func TestShared_readWriteOnOneMachineReadOnlyOnMany(t *testing.T) {
 				wg.Go(func() {
 					var err error
 					for range 20 {
-						if _, err = a.Delivery(ctx, a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}); client.StatusOf(err) != 503 {
+						if _, err = a.box.Delivery(ctx, a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}); client.StatusOf(err) != 503 {
 							break
 						}
 					}
@@ -284,7 +284,7 @@ func TestShared_deliveriesCountTheWriters(t *testing.T) {
 					a.approve()
 				}
 			}
-			got := must[api.KeyDelivery](t)(a.Delivery(ctx, a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}))
+			got := must[api.KeyDelivery](t)(a.box.Delivery(ctx, a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}))
 			if i == 0 {
 				base = got.Device.Writers // whoever encrypted it wrote first
 			}

@@ -121,7 +121,7 @@ func (a *asked) approve() *asked {
 // collect fetches the delivery and opens it.
 func (a *asked) collect() []byte {
 	a.t.Helper()
-	d := must[api.KeyDelivery](a.t)(a.Delivery(a.t.Context(), a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}))
+	d := must[api.KeyDelivery](a.t)(a.box.Delivery(a.t.Context(), a.ID, api.DeliveryRequest{PublicKey: a.private.PublicKey()}))
 	return must[[]byte](a.t)(a.private.Open(d, api.DeliveryBinding{Purpose: "key-request", AccountID: a.org.id, RequestID: a.ID,
 		DeviceID: a.DeviceID, InstanceID: a.box.id, Nonce: a.nonce, LeaseSeconds: d.LeaseSeconds}))
 }

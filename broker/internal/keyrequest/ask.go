@@ -46,6 +46,13 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 	if in.Evidence.Nonce != in.Nonce {
 		return api.KeyRequestStatus{}, problem.Invalid("evidence.nonce", "answers another nonce than the request's")
 	}
+	var sealer *keystore.Sealer
+	if in.Deliver {
+		var err error
+		if sealer, err = keystore.NewSealer(in.PublicKey); err != nil {
+			return api.KeyRequestStatus{}, problem.Invalid("public_key", "is not an MLKEM768-X25519 key")
+		}
+	}
 	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyRequestStatus, error) {
 		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
 			return api.KeyRequestStatus{}, err
@@ -53,11 +60,12 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 		if err := s.Challenges.Spend(t, p, in.Nonce); err != nil {
 			return api.KeyRequestStatus{}, err
 		}
-		return s.ask(t, p, in)
+		return s.ask(t, p, in, sealer)
 	})
 }
 
-func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (api.KeyRequestStatus, error) {
+// ask files a request, and with a sealer hands the key over when it is approved at once.
+func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, sealer *keystore.Sealer) (api.KeyRequestStatus, error) {
 	none := api.KeyRequestStatus{}
 	d, err := store.In[store.Device](t).First(store.Eq("id", in.DeviceID), store.ForUpdate())
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -172,7 +180,15 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest) (a
 	if err := inventory.Seen(t, p, &inst); err != nil {
 		return none, err
 	}
-	return status(t, r)
+	var delivery *api.KeyDelivery
+	if sealer != nil && r.Status == api.KeyApproved && d.ID == in.DeviceID && inst.Suspicion == "" {
+		if delivery, err = s.handAtOnce(t, p, sealer, &r, d); err != nil {
+			return none, err
+		}
+	}
+	out, err := status(t, r)
+	out.Delivery = delivery
+	return out, err
 }
 
 // foreign refuses a device that the machine did not publish last, or that does not exist; the two look the same.

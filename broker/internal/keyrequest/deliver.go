@@ -87,32 +87,60 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		if err := trusted(t, r); err != nil {
 			return none, err
 		}
-		key, err := inventory.CurrentKey(t, d.ID)
-		if err != nil {
-			return none, fmt.Errorf("reading the key of device %q: %w", d.Name, err)
-		}
-		account, err := inventory.AccountKey(t)
-		if err != nil {
-			return none, err
-		}
-		if d.Access != api.AccessReadOnly && d.WriterID != p.Instance {
-			if d.WriterID != "" {
-				d.Writers++
-			}
-			d.WriterID = p.Instance
-			if err := store.In[store.Device](t).Update(&d); err != nil {
-				return none, err
-			}
-		}
-		if _, err := s.move(t, p, &r, change{event: EventDelivered, reason: "The key was delivered.", detail: map[string]string{"address": p.Address}}); err != nil {
-			return none, err
-		}
-		lease := int64(r.LeaseExpiresAt.Sub(*r.DeliveredAt) / time.Second)
-		out, err := sealer.Seal(s.Root, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
-			RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: lease}, account, inventory.WrappedKey(key), *d.Volume, inventory.AssignedView(d))
-		if err != nil {
-			return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, err)
-		}
-		return out, nil
+		return s.hand(t, p, sealer, &r, d)
 	})
+}
+
+// hand seals the key of a request's device to its machine, and notes the delivery. r is approved, and the machine may
+// have the device; when sealing fails nothing has been written.
+func (s *Service) hand(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, r *store.KeyRequest, d store.Device) (api.KeyDelivery, error) {
+	none := api.KeyDelivery{}
+	key, err := inventory.CurrentKey(t, d.ID)
+	if err != nil {
+		return none, fmt.Errorf("reading the key of device %q: %w", d.Name, err)
+	}
+	account, err := inventory.AccountKey(t)
+	if err != nil {
+		return none, err
+	}
+	pol, err := policyOf(t, r.PolicyID)
+	if err != nil {
+		return none, err
+	}
+	writes := d.Access != api.AccessReadOnly && d.WriterID != p.Instance
+	if writes {
+		if d.WriterID != "" {
+			d.Writers++
+		}
+		d.WriterID = p.Instance
+	}
+	out, err := sealer.Seal(s.Root, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
+		RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: pol.LeaseSeconds}, account, inventory.WrappedKey(key), *d.Volume, inventory.AssignedView(d))
+	if err != nil {
+		return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, errors.Join(errNotSealed, err))
+	}
+	if writes {
+		if err := store.In[store.Device](t).Update(&d); err != nil {
+			return none, err
+		}
+	}
+	_, err = s.move(t, p, r, change{event: EventDelivered, reason: "The key was delivered.", detail: map[string]string{"address": p.Address}})
+	return out, err
+}
+
+// errNotSealed is why a key was not handed over although the request is approved and stays so: its machine tries again.
+var errNotSealed = errors.New("the key could not be sealed")
+
+// handAtOnce hands the key over with the answer to the request for it. A root key that does not answer now is asked again
+// when the machine collects.
+func (s *Service) handAtOnce(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, r *store.KeyRequest, d store.Device) (*api.KeyDelivery, error) {
+	out, err := s.hand(t, p, sealer, r, d)
+	if errors.Is(err, errNotSealed) {
+		s.Logger.Warn("an approved key was not handed over at once", "request", r.Number, "error", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &out, nil
 }
