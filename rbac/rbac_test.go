@@ -28,9 +28,14 @@ var specification = map[Operation]string{
 	"devices.encrypt":              "ynnnn",
 	"devices.unconfigure":          "ynnnn",
 	"devices.delete":               "ynnnn",
+	"devices.rotate-key":           "ynnnn",
 	"raid-sets.read":               "yynyy",
 	"raid-sets.write":              "ynnnn",
 	"devices.export":               "nynnn",
+	"key-exports.read":             "nynyn",
+	"key-exports.decide":           "nynnn",
+	"export-settings.read":         "yynyn",
+	"export-settings.write":        "ynnnn",
 	"recovery-key.read":            "yynyn",
 	"recovery-key.write":           "nynnn",
 	"recovery-envelope.download":   "nynnn",
@@ -147,7 +152,7 @@ func TestRoles_capabilities(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
 		"data-analyst": {"Reports without device-key information", "Logs", "Own password and sessions"},
-		"security-administrator": {"Running Instances", "Devices and RAID sets (view only)", "Export device keys", "Recovery key", "Recovery envelope of all devices",
+		"security-administrator": {"Running Instances", "Devices and RAID sets (view only)", "Export device keys", "Exports that several people agree on", "How many people an export takes (view only)", "Recovery key", "Recovery envelope of all devices",
 			"Reports without device-key information", "Reports with device-key information", "Logs",
 			"Own password and sessions"},
 		"key-approver": {"Running Instances", "Approve or deny a pending key", "Revoke a delivered key",

@@ -54,6 +54,15 @@ var ruleBadges = map[string]Badge{
 	"Informational": {"Informational", "info", ToneInfo},
 }
 
+var exportBadges = map[string]Badge{
+	"Waiting":   {"Waiting", "clock", ToneWarn},
+	"Approved":  {"Approved", "check", ToneInfo},
+	"Fetched":   {"Fetched", "download", ToneGood},
+	"Denied":    {"Denied", "ban", ToneBad},
+	"Cancelled": {"Cancelled", "cross", ToneIdle},
+	"Expired":   {"Expired", "clock", ToneIdle},
+}
+
 var gradeBadges = map[string]Badge{
 	"hardware-signed": {"Hardware-signed", "policy", ToneGood},
 	"cloud-signed":    {"Cloud-signed", "policy", ToneGood},
@@ -76,6 +85,9 @@ func DeviceBadge(status string) Badge { return badge(deviceBadges, status) }
 
 // RuleBadge is the badge of a rule's outcome.
 func RuleBadge(status string) Badge { return badge(ruleBadges, status) }
+
+// ExportBadge is the badge of an export's status.
+func ExportBadge(status string) Badge { return badge(exportBadges, status) }
 
 // GradeBadge is the badge of who vouches for a fact.
 func GradeBadge(grade string) Badge { return badge(gradeBadges, grade) }

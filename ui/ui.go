@@ -47,6 +47,8 @@ var models = map[string]any{
 	"account":           AccountPage{},
 	"tokens":            TokensPage{},
 	"sessions":          SessionsPage{},
+	"exports":           ExportsPage{},
+	"export":            ExportPage{},
 	"form":              FormPage{},
 }
 

@@ -20,6 +20,13 @@ type RecoveryKeyWrite struct {
 	PublicKey string `json:"public_key" minLength:"1" maxLength:"16384"`
 }
 
+// RecoveryKeyAsk asks the other Security Administrators to agree to a recovery key.
+type RecoveryKeyAsk struct {
+	// PublicKey is the file recovery-key.pub, as it was made.
+	PublicKey string `json:"public_key" minLength:"1" maxLength:"16384"`
+	Reason    string `json:"reason" minLength:"1" maxLength:"1024"`
+}
+
 // RecoveryEnvelope answers a machine that asks for its envelope.
 type RecoveryEnvelope struct {
 	// Revision names what is in it; it is empty, as is Envelope, while the account has no recovery key.

@@ -67,4 +67,38 @@ func (p *People) ExportKeys(ctx context.Context, in api.ExportWrite, w io.Writer
 	return p.Download(ctx, http.MethodPost, "/api/v1/devices/export", in, w)
 }
 
+// AskExport asks for an export of device keys that others have to agree to.
+func (p *People) AskExport(ctx context.Context, in api.KeyExportWrite) (out api.KeyExport, err error) {
+	return out, p.Do(ctx, http.MethodPost, "/api/v1/key-exports", in, &out)
+}
+
+// KeyExport reads an export that was asked for.
+func (p *People) KeyExport(ctx context.Context, id string) (out api.KeyExport, err error) {
+	return out, p.Do(ctx, http.MethodGet, exportPath(id, ""), nil, &out)
+}
+
+// ApproveExport agrees to an export that another person asked for.
+func (p *People) ApproveExport(ctx context.Context, id string, in api.Decision) (out api.KeyExport, err error) {
+	return out, p.Do(ctx, http.MethodPost, exportPath(id, "/approve"), in, &out)
+}
+
+// DenyExport denies it.
+func (p *People) DenyExport(ctx context.Context, id string, in api.Decision) (out api.KeyExport, err error) {
+	return out, p.Do(ctx, http.MethodPost, exportPath(id, "/deny"), in, &out)
+}
+
+// CancelExport takes one's own back.
+func (p *People) CancelExport(ctx context.Context, id string, in api.Decision) (out api.KeyExport, err error) {
+	return out, p.Do(ctx, http.MethodPost, exportPath(id, "/cancel"), in, &out)
+}
+
+// FetchExport writes the ZIP of an approved export to w, once.
+func (p *People) FetchExport(ctx context.Context, id string, in api.KeyExportFetch, w io.Writer) error {
+	return p.Download(ctx, http.MethodPost, exportPath(id, "/fetch"), in, w)
+}
+
+func exportPath(id, action string) string {
+	return "/api/v1/key-exports/" + url.PathEscape(id) + action
+}
+
 func devicePath(id, action string) string { return "/api/v1/devices/" + url.PathEscape(id) + action }

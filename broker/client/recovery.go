@@ -33,3 +33,13 @@ func (p *People) SetRecoveryKey(ctx context.Context, in api.RecoveryKeyWrite) (o
 func (p *People) RecoveryEnvelope(ctx context.Context, w io.Writer) error {
 	return p.Download(ctx, http.MethodGet, "/api/v1/recovery-envelope", nil, w)
 }
+
+// AskRecoveryKey asks for the account's recovery key to become another one, where others have to agree.
+func (p *People) AskRecoveryKey(ctx context.Context, in api.RecoveryKeyAsk) (out api.KeyExport, err error) {
+	return out, p.Do(ctx, http.MethodPost, "/api/v1/recovery-key/ask", in, &out)
+}
+
+// SetAgreedRecoveryKey makes the recovery key of an approved export the account's.
+func (p *People) SetAgreedRecoveryKey(ctx context.Context, exportID string) (out api.RecoveryKey, err error) {
+	return out, p.Do(ctx, http.MethodPost, exportPath(exportID, "/set-recovery-key"), nil, &out)
+}

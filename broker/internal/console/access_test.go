@@ -15,7 +15,7 @@ import (
 var examples = []struct{ prefix, id string }{
 	{"/instances/", "instance-1"}, {"/key-requests/", "request-1"}, {"/policies/", "policy-2"}, {"/inventory/images/", "image-1"},
 	{"/inventory/devices/", "device-3"}, {"/inventory/raid-sets/", "device-9"}, {"/admin/users/", "user-2"}, {"/admin/tokens/", "token-1"}, {"/admin/sessions/", "none"},
-	{"/notices/", "notice-1"},
+	{"/notices/", "notice-1"}, {"/inventory/exports/", "export-1"},
 }
 
 func pathOf(r console.Route) string {
@@ -121,6 +121,11 @@ func TestPages_offerOnlyWhatIsPermitted(t *testing.T) {
 		{"account-administrator", "/inventory/devices/device-3", []string{">Encrypt<", ">Unconfigure<", ">Save<"}, []string{">Export<"}},
 		{"account-administrator", "/inventory/devices/device-4", []string{">Copy Configuration from Another Device<"}, []string{">Encrypt<", ">Unconfigure<"}},
 		{"security-administrator", "/inventory/devices/device-1", []string{">Export<"}, []string{">Save<", ">Unconfigure<"}},
+		{"security-administrator", "/inventory/exports/export-1", []string{">Approve<", ">Deny<"}, []string{">Export<"}},
+		{"security-administrator", "/inventory/exports/export-2", []string{">Export<", ">Cancel the Export<"}, []string{">Approve<", ">Deny<"}},
+		{"auditor", "/inventory/exports/export-1", []string{"that your role cannot take"}, []string{">Approve<", ">Deny<", ">Export<"}},
+		{"account-administrator", "/admin/export-settings", []string{">Save<"}, nil},
+		{"security-administrator", "/admin/export-settings", []string{"People who must agree"}, []string{">Save<"}},
 		{"account-administrator", "/policies", []string{">Add Policy<", ">Delete<"}, nil},
 		{"key-approver", "/policies", nil, []string{">Add Policy<", ">Delete<"}},
 		{"key-approver", "/policies/policy-2", nil, []string{">Save<", ">Add Rule<"}},
@@ -150,13 +155,13 @@ func TestMenu_byRole(t *testing.T) {
 	t.Parallel()
 	all := map[string]string{"Running Instances": "/instances", "Policies": "/policies", "Images": "/inventory/images", "Devices": "/inventory/devices",
 		"Query": "/logs", "User Management": "/admin/users", "Change Password": "/admin/password", "Sessions": "/admin/sessions", "Time Information": "/admin/time",
-		"Deep Security Settings": "/admin/deep-security"}
+		"Deep Security Settings": "/admin/deep-security", "Key Exports": "/inventory/exports", "Key Export Settings": "/admin/export-settings"}
 	lacks := map[string][]string{
-		"account-administrator":  nil,
+		"account-administrator":  {"Key Exports"},
 		"security-administrator": {"Policies", "Images", "User Management", "Time Information", "Deep Security Settings"},
-		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "User Management", "Time Information", "Deep Security Settings"},
+		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
 		"auditor":                nil,
-		"key-approver":           {"Query", "User Management", "Time Information", "Deep Security Settings"},
+		"key-approver":           {"Query", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
 	}
 	s := newSite(t)
 	for role, missing := range lacks {

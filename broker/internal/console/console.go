@@ -25,6 +25,7 @@ type Deps struct {
 	Previews     Previews
 	Requests     Requests
 	Audit        Audit
+	Exports      Exports
 	DeepSecurity DeepSecurity
 	Feed         *feed.Hub
 	Access       Access

@@ -12,15 +12,36 @@ import (
 
 // approveRequest shows the second factor first where the form brings a code.
 func approveRequest(v *visit) error {
-	if code := v.text("code"); code != "" {
-		until, err := v.Accounts.ShowFactor(v.ctx, v.p, api.FactorCode{Code: code})
-		if err != nil {
-			return v.requestAgain(err)
-		}
-		shown := until.Add(-stepup.FreshFor)
-		v.p.FactorAt = &shown
+	if err := v.freshen(); err != nil {
+		return v.requestAgain(err)
 	}
 	return v.decide(v.Requests.Approve, "approved")
+}
+
+// freshen shows the second factor where the form brings a code of it.
+func (v *visit) freshen() error {
+	code := v.text("code")
+	if code == "" {
+		return nil
+	}
+	until, err := v.Accounts.ShowFactor(v.ctx, v.p, api.FactorCode{Code: code})
+	if err != nil {
+		return err
+	}
+	shown := until.Add(-stepup.FreshFor)
+	v.p.FactorAt = &shown
+	return nil
+}
+
+// freshCode is the field for a code where the account wants a fresh second factor and the session has none; nil otherwise.
+func (v *visit) freshCode(help string) (*ui.Field, error) {
+	info, err := v.Accounts.FactorInfo(v.ctx, v.p)
+	if err != nil || !info.StepUp || info.FreshUntil != nil {
+		return nil, err
+	}
+	code := codeField()
+	code.Required, code.Help = false, help
+	return &code, nil
 }
 
 func denyRequest(v *visit) error { return v.decide(v.Requests.Deny, "denied") }

@@ -122,6 +122,23 @@ type Requests interface {
 	Clear(ctx context.Context, p tenant.Principal, instanceID string, in api.Clearance) error
 }
 
+// Exports are the exports of keys that several people agree on.
+type Exports interface {
+	List(ctx context.Context, p tenant.Principal) ([]api.KeyExport, error)
+	Get(ctx context.Context, p tenant.Principal, id string) (api.KeyExport, error)
+	Ask(ctx context.Context, p tenant.Principal, in api.KeyExportWrite) (api.KeyExport, error)
+	AskRecoveryKey(ctx context.Context, p tenant.Principal, in api.RecoveryKeyAsk) (api.KeyExport, error)
+	Approve(ctx context.Context, p tenant.Principal, id string, d api.Decision) (api.KeyExport, error)
+	Deny(ctx context.Context, p tenant.Principal, id string, d api.Decision) (api.KeyExport, error)
+	Cancel(ctx context.Context, p tenant.Principal, id string, d api.Decision) (api.KeyExport, error)
+	// Fetch writes the archive of an approved export, once; nothing is written when it fails.
+	Fetch(ctx context.Context, p tenant.Principal, id string, in api.KeyExportFetch, w io.Writer) error
+	// SetRecoveryKey makes the recovery key of an approved export the account's.
+	SetRecoveryKey(ctx context.Context, p tenant.Principal, id string) (api.RecoveryKey, error)
+	Settings(ctx context.Context, p tenant.Principal) (api.ExportSettings, error)
+	SetSettings(ctx context.Context, p tenant.Principal, in api.ExportSettings) error
+}
+
 // DeepSecurity is the account's connection to a Deep Security Manager.
 type DeepSecurity interface {
 	Settings(ctx context.Context, p tenant.Principal) (api.DeepSecuritySettings, error)

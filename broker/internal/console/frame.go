@@ -53,6 +53,7 @@ var menu = []struct {
 	{"Inventory", "server", []menuItem{
 		{"Images", "image", "/inventory/images", rbac.ImagesRead},
 		{"Devices", "disk", "/inventory/devices", rbac.DevicesRead},
+		{"Key Exports", "download", exportsPath, rbac.KeyExportsRead},
 	}},
 	{"Logs", "list", []menuItem{
 		{"Query", "search", "/logs", rbac.LogsRead},
@@ -60,6 +61,7 @@ var menu = []struct {
 	{"Administration", "cog", []menuItem{
 		{"User Management", "users", "/admin/users", rbac.UsersRead},
 		{"Deep Security Settings", "eye", deepSecurityPath, rbac.DeepSecurityRead},
+		{"Key Export Settings", "download", exportSettingsPath, rbac.ExportSettingsRead},
 		{"Change Password", "key", "/admin/password", rbac.PasswordOwn},
 		{"Second Factor", "lock", "/admin/second-factor", rbac.SecondFactorOwn},
 		{"Sessions", "user", "/admin/sessions", rbac.SessionsOwn},

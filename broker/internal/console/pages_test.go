@@ -219,6 +219,35 @@ func TestPolicy_defaultKeepsItsNameAndCannotBeDeleted(t *testing.T) {
 }
 
 // S-01, S-06, S-10.
+// X-12: where several people must agree, one asks, others approve, and the one who asked fetches.
+func TestExports_askApproveFetch(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.as("security-administrator")
+	p.get("/inventory/exports").wants(t, "the list", http.StatusOK, "2 of 3", "1 of 2", "pgdata", "Recovery key", `href="/inventory/exports/export-1"`, `data-live="exports"`)
+	p.get("/inventory/exports/export-1").wants(t, "one that another asked for", http.StatusOK, "2 of 3 people agree, sara who asked among them.", "An audit of the backup site", "noor", "Counts until", ">Approve<")
+	p.post("/inventory/exports/export-1/approve", url.Values{"version": {"1"}, "reason": {"known"}}).leadsTo(t, "approve", "/inventory/exports/export-1")
+	p.get("/inventory/exports/export-1").wants(t, "approved", http.StatusOK, "Your approval was recorded.", "Approved", "3 of 3 people agree", "known")
+	p.post("/inventory/exports/export-4/deny", url.Values{"version": {"1"}, "reason": {"no"}}).leadsTo(t, "deny", "/inventory/exports/export-4")
+	p.get("/inventory/exports/export-4").wants(t, "denied", http.StatusOK, "Denied", "nothing is left to decide")
+
+	p.post("/inventory/exports/export-2/fetch", url.Values{"passphrase": {"nine words of it"}, "repeat": {"nine words"}}).wants(t, "another repetition", http.StatusUnprocessableEntity, "differs from the passphrase")
+	a := p.post("/inventory/exports/export-2/fetch", url.Values{"passphrase": {"nine words of it"}, "repeat": {"nine words of it"}})
+	if a.status != http.StatusOK || a.header.Get("Content-Type") != "application/zip" || !strings.Contains(a.header.Get("Content-Disposition"), "KeywardDeviceKeys-20261122T093000Z.zip") {
+		t.Errorf("fetched: %d %v", a.status, a.header)
+	}
+	p.post("/inventory/exports/export-2/fetch", url.Values{"passphrase": {"nine words of it"}, "repeat": {"nine words of it"}}).wants(t, "a second time", http.StatusConflict, "nothing is left to decide")
+
+	p.get("/inventory/devices/export?id=device-1").wants(t, "one is enough", http.StatusOK, `name="passphrase"`)
+	s.as("account-administrator").post("/admin/export-settings", url.Values{"people": {"2"}}).leadsTo(t, "settings", "/admin/export-settings")
+	s.as("account-administrator").post("/admin/export-settings", url.Values{"people": {"many"}}).wants(t, "no number", http.StatusUnprocessableEntity, "whole number")
+	p.get("/inventory/devices/export?id=device-1").wants(t, "two are needed", http.StatusOK, `name="reason"`, ">Ask<", "Others have to agree")
+	p.post("/inventory/devices/export", url.Values{"id": {"device-1"}}).wants(t, "no reason", http.StatusUnprocessableEntity, "Is needed: the others decide by it.")
+	p.post("/inventory/devices/export", url.Values{"id": {"device-1"}, "reason": {"the site moves"}}).leadsTo(t, "asked", "/inventory/exports/export-5")
+	p.get("/inventory/exports/export-5").wants(t, "waits", http.StatusOK, "The export was asked for.", "the site moves", "Others have to agree", ">Cancel the Export<")
+	p.post("/inventory/exports/export-5/cancel", url.Values{"version": {"1"}}).leadsTo(t, "cancel", "/inventory/exports/export-5")
+}
+
 func TestLogs_queryAndExport(t *testing.T) {
 	t.Parallel()
 	p := newSite(t).as("auditor")

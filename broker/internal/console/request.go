@@ -114,16 +114,9 @@ func (v *visit) decideForm(r api.KeyRequestDetail) (*ui.Decide, error) {
 		form.Warning = strconv.Itoa(failed) + " " + plural(int64(failed), "rule", "rules") +
 			" failed. Approving gives the key to a machine that does not comply with its policy."
 	}
-	info, err := v.Accounts.FactorInfo(v.ctx, v.p)
-	if err != nil {
-		return nil, err
-	}
-	if info.StepUp && info.FreshUntil == nil {
-		code := codeField()
-		code.Required, code.Help = false, "To approve: six digits of your authenticator, or a recovery code. Denying needs none."
-		form.Code = &code
-	}
-	return form, nil
+	var err error
+	form.Code, err = v.freshCode("To approve: six digits of your authenticator, or a recovery code. Denying needs none.")
+	return form, err
 }
 
 // approvals shows who has approved where the policy needs several people, or somebody has.
@@ -134,20 +127,25 @@ func (v *visit) approvals(r api.KeyRequestDetail) *ui.Approvals {
 	out := &ui.Approvals{}
 	count := 0
 	for _, a := range r.Approvals {
-		row := ui.ApprovalRow{User: a.User, At: v.when(a.At), Reason: a.Reason, State: ui.Badge{Text: "Counts", Icon: "check", Tone: ui.ToneGood}}
-		switch {
-		case a.Void != "":
-			row.State = ui.Badge{Text: "Does not count: " + a.Void, Icon: "ban", Tone: ui.ToneIdle}
-		case r.Status == api.KeyPending:
-			row.State.Text = "Counts until " + v.exact(&a.ExpiresAt)
-			count++
-		default:
+		if a.Void == "" {
 			count++
 		}
-		out.Rows = append(out.Rows, row)
+		out.Rows = append(out.Rows, v.approvalRow(a, r.Status == api.KeyPending))
 	}
 	out.Text = fmt.Sprintf("%d of %d %s approved.", count, r.ApprovalsNeeded, plural(r.ApprovalsNeeded, "person has", "people have"))
 	return out
+}
+
+// approvalRow is one person's approval of what is still open, or is decided.
+func (v *visit) approvalRow(a api.Approval, open bool) ui.ApprovalRow {
+	row := ui.ApprovalRow{User: a.User, At: v.when(a.At), Reason: a.Reason, State: ui.Badge{Text: "Counts", Icon: "check", Tone: ui.ToneGood}}
+	switch {
+	case a.Void != "":
+		row.State = ui.Badge{Text: "Does not count: " + a.Void, Icon: "ban", Tone: ui.ToneIdle}
+	case open:
+		row.State.Text = "Counts until " + v.exact(&a.ExpiresAt)
+	}
+	return row
 }
 
 func (v *visit) assignForm(r api.KeyRequestDetail) (*ui.Assign, error) {

@@ -29,6 +29,7 @@ const (
 var topicOperations = map[string]rbac.Operation{
 	feed.TopicKeyRequests: rbac.RunningInstancesRead,
 	feed.TopicDevices:     rbac.DevicesRead,
+	feed.TopicExports:     rbac.KeyExportsRead,
 }
 
 // streamRows tells a page that something it shows has changed (server-sent events). It carries no data: the page reads

@@ -15,6 +15,7 @@ const (
 	TopicInstances   = "instances"
 	TopicImages      = "images"
 	TopicPolicies    = "policies"
+	TopicExports     = "exports"
 	// TopicChanged says that another broker on the same database changed something; it stands for every topic.
 	TopicChanged = "changed"
 )

@@ -3,15 +3,12 @@ package httpapi
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/gofiber/fiber/v2"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/inventory"
-	"keyward/broker/internal/problem"
 	"keyward/broker/internal/tenant"
 	"keyward/rbac"
 )
@@ -97,19 +94,15 @@ func registerDevices(r *Router, d PeopleDeps) {
 		func(c *fiber.Ctx, p tenant.Principal) error { return exportKeys(c, p, d) })
 }
 
-// exportKeys answers with an archive. The passphrase in the body is the one secret that people send here beside log-ons.
+// exportKeys answers with an archive.
 func exportKeys(c *fiber.Ctx, p tenant.Principal, d PeopleDeps) error {
 	var in api.ExportWrite
-	decoder := json.NewDecoder(bytes.NewReader(c.BodyRaw()))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&in); err != nil {
-		return problem.New(http.StatusBadRequest, "bad-request", "The request is malformed", "The body is not the JSON that is described.", "Check the request; openapi.json describes it.")
+	if err := secretBody(c, &in); err != nil {
+		return err
 	}
 	var archive bytes.Buffer
 	if err := d.Inventory.Export(c.UserContext(), p, in, &archive); err != nil {
 		return err
 	}
-	c.Set(fiber.HeaderContentType, "application/zip")
-	c.Set(fiber.HeaderContentDisposition, `attachment; filename="`+inventory.ExportName(time.Now())+`"`)
-	return c.Send(archive.Bytes())
+	return sendExport(c, archive.Bytes())
 }

@@ -35,6 +35,7 @@ var topicNeeds = map[string]rbac.Operation{
 	feed.TopicDevices:     rbac.DevicesRead,
 	feed.TopicImages:      rbac.ImagesRead,
 	feed.TopicPolicies:    rbac.PoliciesRead,
+	feed.TopicExports:     rbac.KeyExportsRead,
 	feed.TopicChanged:     rbac.RunningInstancesRead,
 }
 

@@ -35,6 +35,7 @@ import (
 	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/job"
+	"keyward/broker/internal/keyexport"
 	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/pki"
@@ -59,6 +60,7 @@ type rig struct {
 	policies *policyset.Service
 	requests *keyrequest.Service
 	dsm      *dsm.Service
+	exports  *keyexport.Service
 	feed     *feed.Hub
 	people   *httpapi.Router
 	agents   *httpapi.Router
@@ -142,7 +144,10 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	agentApp := httpapi.NewApp(httpapi.AppOptions{Name: "agents", Base: base, Logger: quiet})
 	r.agents = httpapi.NewRouter(agentApp, "/agent/v1", "Keyward agents", "test", &httpapi.MachineGate{Store: st, Clock: r.now}, quiet)
 	httpapi.RegisterAgents(r.agents, httpapi.AgentDeps{Inventory: inv, Requests: r.requests, Jobs: jobs})
-	httpapi.RegisterRecovery(r.people, r.agents, recovery.New(recovery.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet}))
+	recoveries := recovery.New(recovery.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet})
+	httpapi.RegisterRecovery(r.people, r.agents, recoveries)
+	r.exports = keyexport.New(keyexport.Deps{Store: st, Feed: r.feed, Root: root, Recovery: recoveries})
+	httpapi.RegisterExports(r.people, r.exports)
 	serve(t, peopleApp, peopleListener)
 	serve(t, agentApp, agentListener)
 	r.stop = func() {
@@ -206,7 +211,7 @@ var rigStart = time.Now()
 func (r *rig) later(d time.Duration) {
 	r.t.Helper()
 	r.offset.Add(int64(d))
-	for _, tick := range []func(context.Context) error{r.requests.Tick, r.desk.Jobs.Tick, r.requests.Clean} {
+	for _, tick := range []func(context.Context) error{r.requests.Tick, r.desk.Jobs.Tick, r.exports.Tick, r.requests.Clean} {
 		if err := tick(r.t.Context()); err != nil {
 			r.t.Fatalf("timers: %v", err)
 		}

@@ -75,7 +75,7 @@ func StoreKey(t *store.Tenant, root keystore.Root, d store.Device, cipher string
 
 // nextGeneration is the number of a device's next key.
 func nextGeneration(t *store.Tenant, deviceID string) (int64, error) {
-	last, err := CurrentKey(t, deviceID)
+	last, err := store.In[store.DeviceKey](t).First(store.Eq("device_id", deviceID), store.Desc("generation"))
 	if errors.Is(err, store.ErrNotFound) {
 		return 1, nil
 	}

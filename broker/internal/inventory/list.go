@@ -62,7 +62,7 @@ func everything(t *store.Tenant) ([]api.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := store.In[store.DeviceKey](t).List(store.Asc("generation"), store.Only("device_id", "bits", "generation", "created_at"))
+	keys, err := store.In[store.DeviceKey](t).List(store.Eq("pending", false), store.Asc("generation"), store.Only("device_id", "bits", "generation", "created_at"))
 	if err != nil {
 		return nil, err
 	}

@@ -143,7 +143,7 @@ func keysOf(t *store.Tenant, rows []store.Device) (map[string]*store.DeviceKey, 
 		for i, d := range some {
 			ids[i] = d.ID
 		}
-		keys, err := store.In[store.DeviceKey](t).List(store.OneOf("device_id", ids), store.Asc("generation"), store.Only("device_id", "bits", "generation", "created_at"))
+		keys, err := store.In[store.DeviceKey](t).List(store.OneOf("device_id", ids), store.Eq("pending", false), store.Asc("generation"), store.Only("device_id", "bits", "generation", "created_at"))
 		if err != nil {
 			return nil, err
 		}

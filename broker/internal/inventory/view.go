@@ -97,9 +97,14 @@ func (n names) set(r store.RAIDSet, members []store.Device) api.Device {
 	return out
 }
 
-// CurrentKey is the newest key of a device, or store.ErrNotFound.
+// CurrentKey is the newest key of a device that data is written with, or store.ErrNotFound.
 func CurrentKey(t *store.Tenant, deviceID string) (store.DeviceKey, error) {
-	return store.In[store.DeviceKey](t).First(store.Eq("device_id", deviceID), store.Desc("generation"))
+	return store.In[store.DeviceKey](t).First(store.Eq("device_id", deviceID), store.Eq("pending", false), store.Desc("generation"))
+}
+
+// PendingKey is the key that waits for a device's data to be written anew, or store.ErrNotFound.
+func PendingKey(t *store.Tenant, deviceID string) (store.DeviceKey, error) {
+	return store.In[store.DeviceKey](t).First(store.Eq("device_id", deviceID), store.Eq("pending", true))
 }
 
 // View is a device as people see it.

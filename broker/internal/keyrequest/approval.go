@@ -2,14 +2,12 @@ package keyrequest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
-	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/approval"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/stepup"
 	"keyward/broker/internal/store"
@@ -17,11 +15,8 @@ import (
 	"keyward/rbac"
 )
 
-// ApprovalLife is how long one person's approval counts while others are still needed.
-const ApprovalLife = 24 * time.Hour
-
 // approvers are the roles that may approve.
-var approvers = rolesFor(rbac.KeyRequestsDecide)
+var approvers = approval.Roles(rbac.KeyRequestsDecide)
 
 // Approve records the caller's approval of a pending request. The request is approved once as many people as its policy
 // needs have approved it, each with a name of their own in the log.
@@ -44,7 +39,8 @@ func (s *Service) Approve(ctx context.Context, p tenant.Principal, id string, in
 			return err
 		}
 		if r.Status == api.KeyPending { // else the machine of states refuses, and says why
-			if err := second(t, p, *r, reason, demand.needed); err != nil {
+			if err := approval.Give[store.KeyRequestApproval](t, p, r.ID, reason, fmt.Sprintf("Its policy needs %d people", demand.needed),
+				"Ask another Key Approver or Account Administrator to approve it too."); err != nil {
 				return err
 			}
 		}
@@ -52,19 +48,16 @@ func (s *Service) Approve(ctx context.Context, p tenant.Principal, id string, in
 		if err != nil {
 			return err
 		}
-		return s.approved(t, p, r, demand, counting(all), reason)
+		return s.approved(t, p, r, demand, approval.Counting(all), reason)
 	})
 }
 
 // approved moves a request by the approvals that count, the caller's among them.
 func (s *Service) approved(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, d demand, by []api.Approval, reason string) error {
-	names := make([]string, len(by))
-	for i, a := range by {
-		names[i] = a.User
-	}
-	c := change{event: EventApproved, ctx: Ctx{Enough: true}, reason: "Approved by " + list(names) + "."}
+	names := approval.Names(by)
+	c := change{event: EventApproved, ctx: Ctx{Enough: true}, reason: "Approved by " + approval.Sentence(names) + "."}
 	if len(by) < int(d.needed) {
-		c = change{event: EventSeconded, reason: fmt.Sprintf("Approved by %s: %d of the %d people whom the policy needs.", list(names), len(by), d.needed)}
+		c = change{event: EventSeconded, reason: fmt.Sprintf("Approved by %s: %d of the %d people whom the policy needs.", approval.Sentence(names), len(by), d.needed)}
 	} else {
 		now := t.Now()
 		r.DecidedBy, r.DecidedAt = strings.Join(names, ", "), &now
@@ -77,28 +70,6 @@ func (s *Service) approved(t *store.Tenant, p tenant.Principal, r *store.KeyRequ
 	}
 	_, err := s.move(t, p, r, c)
 	return err
-}
-
-// second stores one approval. Who approved already is told so; an approval that ended in the meantime is given anew.
-func second(t *store.Tenant, p tenant.Principal, r store.KeyRequest, reason string, needed int64) error {
-	approvals := store.In[store.KeyRequestApproval](t)
-	ends := t.Now().Add(ApprovalLife)
-	row := store.KeyRequestApproval{RequestID: r.ID, UserID: p.UserID, UserName: p.UserName, Reason: reason, ExpiresAt: ends}
-	err := approvals.Insert(&row)
-	if !errors.Is(err, store.ErrDuplicate) {
-		return err
-	}
-	old, err := approvals.First(store.Eq("request_id", r.ID), store.Eq("user_id", p.UserID))
-	if err != nil {
-		return err
-	}
-	if old.ExpiresAt.After(t.Now()) {
-		return problem.New(http.StatusConflict, "already-approved", "You have approved this request",
-			fmt.Sprintf("Its policy needs %d people; you are one of them since %s.", needed, old.UpdatedAt.UTC().Format(time.RFC3339)),
-			"Ask another Key Approver or Account Administrator to approve it too.")
-	}
-	old.UserName, old.Reason, old.ExpiresAt = p.UserName, reason, ends
-	return approvals.Update(&old)
 }
 
 // demand is what a request asks of those who approve it.
@@ -153,52 +124,9 @@ func involved(t *store.Tenant, r store.KeyRequest, userID string) (string, error
 
 // approvals lists a request's approvals, oldest first, with why those that count no longer do not.
 func (d demand) approvals(t *store.Tenant, r store.KeyRequest) ([]api.Approval, error) {
-	rows, err := store.In[store.KeyRequestApproval](t).List(store.Eq("request_id", r.ID), store.Asc("created_at"))
-	if err != nil {
-		return nil, err
+	rules := approval.Rules{Roles: approvers}
+	if d.separate {
+		rules.Against = func(userID string) (string, error) { return involved(t, r, userID) }
 	}
-	out := make([]api.Approval, 0, len(rows))
-	for _, row := range rows {
-		a := api.Approval{UserID: row.UserID, User: row.UserName, At: row.UpdatedAt, Reason: row.Reason, ExpiresAt: row.ExpiresAt}
-		if r.Status == api.KeyPending { // later, what counted when it was decided stays
-			if a.Void, err = d.void(t, r, row); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, a)
-	}
-	return out, nil
-}
-
-func (d demand) void(t *store.Tenant, r store.KeyRequest, row store.KeyRequestApproval) (string, error) {
-	if !row.ExpiresAt.After(t.Now()) {
-		return "expired", nil
-	}
-	u, err := store.In[store.User](t).Get(row.UserID)
-	if errors.Is(err, store.ErrNotFound) {
-		return "the user was deleted", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	if !slices.Contains(approvers, string(u.Role)) {
-		return "the user may not approve any more", nil
-	}
-	if !d.separate {
-		return "", nil
-	}
-	return involved(t, r, row.UserID)
-}
-
-// counting are the approvals that count.
-func counting(all []api.Approval) []api.Approval {
-	return slices.DeleteFunc(slices.Clone(all), func(a api.Approval) bool { return a.Void != "" })
-}
-
-// list joins names as people write them.
-func list(names []string) string {
-	if len(names) < 2 {
-		return strings.Join(names, "")
-	}
-	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+	return approval.List[store.KeyRequestApproval](t, r.ID, r.Status == api.KeyPending, rules)
 }

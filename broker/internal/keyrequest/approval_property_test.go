@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/approval"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/store/storetest"
@@ -136,7 +137,7 @@ func (m *approvalModel) step() bool {
 		err := m.s.Approve(context.Background(), p, m.request, api.Decision{})
 		if err == nil {
 			who.approved = *m.clock
-		} else if m.fit(who) && m.clock.Sub(who.approved) > ApprovalLife {
+		} else if m.fit(who) && m.clock.Sub(who.approved) > approval.Life {
 			m.t.Fatalf("an approval that counts was refused: %v", err)
 		}
 	case "role":
@@ -184,7 +185,7 @@ func (m *approvalModel) judge() bool {
 	})
 	behind := 0
 	for _, p := range m.people {
-		if m.fit(p) && !p.approved.IsZero() && m.clock.Sub(p.approved) < ApprovalLife {
+		if m.fit(p) && !p.approved.IsZero() && m.clock.Sub(p.approved) < approval.Life {
 			behind++
 		}
 	}

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/approval"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/policyset"
@@ -15,9 +14,6 @@ import (
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
-
-// maxReason is the longest reason of a decision, in characters.
-const maxReason = 1024
 
 // Deny refuses a request whose key has not been delivered.
 func (s *Service) Deny(ctx context.Context, p tenant.Principal, id string, in api.Decision) error {
@@ -49,9 +45,9 @@ func (s *Service) decide(ctx context.Context, p tenant.Principal, id string, in 
 
 // decision checks what all decisions have in common and carries one out on the version that the person saw.
 func (s *Service) decision(ctx context.Context, p tenant.Principal, id string, in api.Decision, carry func(*store.Tenant, *store.KeyRequest, string) error) error {
-	in.Reason = strings.TrimSpace(in.Reason)
-	if utf8.RuneCountInString(in.Reason) > maxReason || !plain(in.Reason, 4*maxReason) {
-		return problem.Invalid("reason", "is longer than 1024 characters or not plain text")
+	reason, err := approval.Reason(in.Reason)
+	if err != nil {
+		return err
 	}
 	return s.Store.Tx(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
@@ -68,7 +64,7 @@ func (s *Service) decision(ctx context.Context, p tenant.Principal, id string, i
 				return problem.Stale("key request")
 			}
 		}
-		return carry(t, &r, in.Reason)
+		return carry(t, &r, reason)
 	})
 }
 

@@ -7,19 +7,10 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/approval"
 	"keyward/broker/internal/store"
 	"keyward/rbac"
 )
-
-// rolesFor are the roles that may perform an operation, most privileged first.
-func rolesFor(op rbac.Operation) []string {
-	for _, row := range rbac.Matrix() {
-		if row.Operation == op {
-			return row.Roles
-		}
-	}
-	return nil
-}
 
 // mayApprove are the people whose approval of a pending request would count now: by role and name, without those who
 // have approved it already and those whose own request it is. The machine that asks is no person, so it is never among
@@ -57,7 +48,7 @@ func explain(t *store.Tenant, r store.KeyRequest, people bool) (waits string, wh
 		return "", nil, nil
 	}
 	if !assigned(r.Integrity) {
-		return sentenceOf(rolesFor(rbac.KeyRequestsAssignPolicy)) +
+		return sentenceOf(approval.Roles(rbac.KeyRequestsAssignPolicy)) +
 			" puts the device and the machine's image into one policy; until then nobody can approve.", nil, nil
 	}
 	d, err := demandOf(t, r)
@@ -68,7 +59,7 @@ func explain(t *store.Tenant, r store.KeyRequest, people bool) (waits string, wh
 	if err != nil {
 		return "", nil, err
 	}
-	done := counting(all)
+	done := approval.Counting(all)
 	if people {
 		if who, err = mayApprove(t, r, d, done); err != nil {
 			return "", nil, err

@@ -5,10 +5,9 @@ import (
 	"net/netip"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/approval"
 	"keyward/broker/internal/attest"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
@@ -57,14 +56,14 @@ func checkEvidence(e api.Evidence) error {
 		if len(f.Values) > maxValues {
 			return problem.Invalid(field+".values", fmt.Sprintf("are more than %d", maxValues))
 		}
-		if !plain(string(f.Name), maxNameBytes) || f.Name == "" {
+		if !approval.Plain(string(f.Name), maxNameBytes) || f.Name == "" {
 			return problem.Invalid(field+".name", "is not a fact's name")
 		}
-		if !plain(f.Subject, maxSubjectBytes) || strings.ContainsAny(f.Subject, "\r\n\t") {
+		if !approval.Plain(f.Subject, maxSubjectBytes) || strings.ContainsAny(f.Subject, "\r\n\t") {
 			return problem.Invalid(field+".subject", "is not a fact's subject")
 		}
 		for _, text := range append([]string{f.Source, string(f.Grade), f.Missing}, f.Values...) {
-			if !plain(text, maxValueBytes) {
+			if !approval.Plain(text, maxValueBytes) {
 				return problem.Invalid(field, fmt.Sprintf("holds text that is not plain or longer than %d bytes", maxValueBytes))
 			}
 		}
@@ -89,11 +88,4 @@ func checkHeartbeat(in api.Heartbeat) error {
 		}
 	}
 	return nil
-}
-
-// plain accepts UTF-8 without control characters but line ends and tabs, as user data has them.
-func plain(text string, most int) bool {
-	return len(text) <= most && utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
-		return unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t'
-	})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/approval"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/problem"
@@ -34,7 +35,7 @@ func (s *Service) meet(t *store.Tenant, p tenant.Principal, inst *store.Instance
 	if run == nil {
 		return nil
 	}
-	if run.ID == "" || !plain(run.ID, maxRunText) || !plain(run.BootID, maxRunText) || run.Generation < 0 {
+	if run.ID == "" || !approval.Plain(run.ID, maxRunText) || !approval.Plain(run.BootID, maxRunText) || run.Generation < 0 {
 		return problem.Invalid("run", "has no ID, or holds text that is not plain or longer than 64 bytes")
 	}
 	now := t.Now()
@@ -153,7 +154,7 @@ func (s *Service) afterSilence(t *store.Tenant, r store.KeyRequest) error {
 // Clear takes a person's word that a machine under suspicion is the only one of its identity now.
 func (s *Service) Clear(ctx context.Context, p tenant.Principal, instanceID string, in api.Clearance) error {
 	in.Reason = strings.TrimSpace(in.Reason)
-	if in.Reason == "" || !plain(in.Reason, 4*maxReason) {
+	if in.Reason == "" || !approval.Plain(in.Reason, 4*approval.MaxReason) {
 		return problem.Invalid("reason", "say in plain text why there is no second machine")
 	}
 	return s.Store.Tx(ctx, func(tx *store.Tx) error {

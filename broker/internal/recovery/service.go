@@ -12,8 +12,10 @@ import (
 	"keyward/broker/client/recovery"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/problem"
+	"keyward/broker/internal/stepup"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -66,28 +68,54 @@ func public(k store.RecoveryKey) recovery.PublicKey {
 }
 
 // SetKey makes a key that holders have made among themselves the account's. Envelopes that were sealed to the former one
-// still open with the former shares; new ones are sealed to the new key.
-func (s *Service) SetKey(ctx context.Context, p tenant.Principal, in api.RecoveryKeyWrite) (api.RecoveryKey, error) {
-	key, err := recovery.ParsePublicKey([]byte(in.PublicKey))
+// still open with the former shares; new ones are sealed to the new key. Where keys leave the broker only when several
+// people agree, it is refused: see package keyexport.
+func (s *Service) SetKey(ctx context.Context, p tenant.Principal, in api.RecoveryKeyWrite) (out api.RecoveryKey, err error) {
+	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
+		t := tx.Tenant(p.AccountID)
+		if err := inventory.Alone(t); err != nil {
+			return err
+		}
+		if err := stepup.Require(t, p); err != nil {
+			return err
+		}
+		out, err = s.Become(t, p, in.PublicKey)
+		return err
+	})
+	return out, err
+}
+
+// MayBecome refuses a key that was the account's before.
+func (s *Service) MayBecome(t *store.Tenant, key recovery.PublicKey) error {
+	n, err := store.In[store.RecoveryKey](t).Count(store.Eq("key_id", key.ID))
+	if err != nil || n == 0 {
+		return err
+	}
+	return usedBefore()
+}
+
+func usedBefore() error {
+	return problem.Conflict("This recovery key was the account's before.", "Make a new one, so that old and new shares cannot be mixed up.")
+}
+
+// Become makes the key of a public file the account's, in the caller's transaction; who may do so is the caller's to know.
+func (s *Service) Become(t *store.Tenant, p tenant.Principal, file string) (api.RecoveryKey, error) {
+	key, err := recovery.ParsePublicKey([]byte(file))
 	if err != nil {
 		return api.RecoveryKey{}, problem.Invalid("public_key", err.Error())
 	}
+	if err := retire(t); err != nil {
+		return api.RecoveryKey{}, err
+	}
 	row := store.RecoveryKey{KeyID: key.ID, PublicKey: key.Bytes, Threshold: key.Threshold, Holders: key.Holders, CreatedBy: p.Actor()}
-	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
-		t := tx.Tenant(p.AccountID)
-		if err := retire(t); err != nil {
-			return err
-		}
-		if err := store.In[store.RecoveryKey](t).Insert(&row); errors.Is(err, store.ErrDuplicate) {
-			return problem.Conflict("This recovery key was the account's before.", "Make a new one, so that old and new shares cannot be mixed up.")
-		} else if err != nil {
-			return fmt.Errorf("keeping the recovery key: %w", err)
-		}
-		s.announce(t)
-		return audit.Append(t, audit.Entry{Category: audit.Key, Event: "recovery-key.set", Actor: p.Actor(), Subject: key.ID,
-			Detail: map[string]string{"holders": fmt.Sprintf("%d of %q", key.Threshold, key.Holders), "address": p.Address}})
-	})
-	return view(row), err
+	if err := store.In[store.RecoveryKey](t).Insert(&row); errors.Is(err, store.ErrDuplicate) {
+		return api.RecoveryKey{}, usedBefore()
+	} else if err != nil {
+		return api.RecoveryKey{}, fmt.Errorf("keeping the recovery key: %w", err)
+	}
+	s.announce(t)
+	return view(row), audit.Append(t, audit.Entry{Category: audit.Key, Event: "recovery-key.set", Actor: p.Actor(), Subject: key.ID,
+		Detail: map[string]string{"holders": fmt.Sprintf("%d of %q", key.Threshold, key.Holders), "address": p.Address}})
 }
 
 // retire ends the present key, if there is one.

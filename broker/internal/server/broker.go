@@ -19,6 +19,7 @@ import (
 	"keyward/broker/internal/httpapi"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/job"
+	"keyward/broker/internal/keyexport"
 	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/keyring"
 	"keyward/broker/internal/keystore"
@@ -47,6 +48,7 @@ type Broker struct {
 	Previews  *preview.Service
 	Requests  *keyrequest.Service
 	Recovery  *recovery.Service
+	Exports   *keyexport.Service
 	Jobs      *job.Service
 	Feed      *feed.Hub
 	DSM       *dsm.Service
@@ -127,6 +129,7 @@ func (b *Broker) services() error {
 	challenges := challenge.New(id.Audit.Seed())
 	b.Jobs = job.New(job.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger, Challenges: challenges})
 	b.Recovery = recovery.New(recovery.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, AgentURL: c.ServiceURL, Logger: c.Logger})
+	b.Exports = keyexport.New(keyexport.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Recovery: b.Recovery})
 	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
 	b.Requests = keyrequest.New(keyrequest.Deps{Managers: b.DSM, Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger,
 		Challenges: challenges, Clouds: signers, Observer: b.metrics})
@@ -160,6 +163,7 @@ func (b *Broker) apps() error {
 	b.agentsRouter = httpapi.NewRouter(b.agents, "/agent/v1", "Keyward broker: agents' interface", c.Version, &httpapi.MachineGate{Store: b.store, Clock: c.Clock}, c.Logger)
 	httpapi.RegisterAgents(b.agentsRouter, httpapi.AgentDeps{Inventory: b.Inventory, Requests: b.Requests, Jobs: b.Jobs, Clock: c.Clock})
 	httpapi.RegisterRecovery(b.peopleRouter, b.agentsRouter, b.Recovery)
+	httpapi.RegisterExports(b.peopleRouter, b.Exports)
 
 	for _, app := range []*fiber.App{b.people, b.agents} {
 		app.Get("/healthz", func(c *fiber.Ctx) error { return c.JSON(fiber.Map{"status": "alive"}) })
@@ -170,7 +174,7 @@ func (b *Broker) apps() error {
 		f.Set(fiber.HeaderContentType, "application/x-pem-file")
 		return f.Send(b.identity.CA.CACert())
 	})
-	console.Mount(b.people, console.Deps{DeepSecurity: b.DSM, Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit,
+	console.Mount(b.people, console.Deps{DeepSecurity: b.DSM, Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit, Exports: b.Exports,
 		Feed: b.Feed, Access: roles, Clock: c.Clock, Logger: c.Logger})
 	return nil
 }

@@ -19,8 +19,10 @@ const (
 	timersEvery = time.Second
 	cleanEvery  = 5 * time.Minute
 	signEvery   = time.Minute
-	hourly      = time.Hour
-	watchEvery  = 2 * time.Second
+	// exportsEvery is how soon an export that nobody fetched is closed; it is refused from its time on.
+	exportsEvery = time.Minute
+	hourly       = time.Hour
+	watchEvery   = 2 * time.Second
 	// managersEvery is how soon a changed connection counts; managers are asked less often.
 	managersEvery = 5 * time.Second
 	// signAfter is how many new records of a log are signed without waiting for the hour.
@@ -35,6 +37,7 @@ func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
 	}
 	every(timersEvery, "key request timers", b.Requests.Tick)
 	every(timersEvery, "job timers", b.Jobs.Tick)
+	every(exportsEvery, "export timers", b.Exports.Tick)
 	every(managersEvery, "questions to Deep Security Managers", b.DSM.Tick)
 	every(cleanEvery, "clean-up of nonces and answers", b.Requests.Clean)
 	every(cleanEvery, "clean-up of sessions", b.Accounts.Sweep)

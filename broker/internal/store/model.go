@@ -29,6 +29,8 @@ type Account struct {
 	// SecondFactor is "optional" (or empty) or "required"; StepUp asks for a fresh one at approvals and exports.
 	SecondFactor string
 	StepUp       bool
+	// ExportPeople is how many Security Administrators must agree to an export, the one who asks among them; 0 means one.
+	ExportPeople int64
 	// Checks says when delivered keys are judged again, nil before anybody saved it; CheckNextAt is the next time, nil when it is to be computed.
 	// CheckAskedAt is the last, with the challenge that machines answer.
 	Checks       *api.CheckSettings `gorm:"serializer:json"`
@@ -248,6 +250,8 @@ type DeviceKey struct {
 	// AccountGeneration is that of the account's KEK that wraps it; 0 where the row does not say.
 	AccountGeneration int64
 	Wrapped           []byte
+	// Pending says that no data is written with it yet: it waits for a job, beside the key that the volume has.
+	Pending bool
 }
 
 // RAIDSet is a RAID 0 set of devices; a member's key stays with the member.
@@ -390,7 +394,7 @@ type KeyRequestEvent struct {
 	Reason     string
 }
 
-// Job is work for an agent (kind "encrypt") that survives restarts of both sides.
+// Job is work for an agent (kind "encrypt" or "rotate-key") that survives restarts of both sides.
 type Job struct {
 	Base
 	Kind       string
@@ -403,6 +407,13 @@ type Job struct {
 	Error      string
 	ExpiresAt  time.Time
 	EndedAt    *time.Time
+	// Generation is that of the pending key of a rotation, AskedBy and Reason who wanted it and why.
+	Generation int64
+	AskedBy    string
+	Reason     string
+	// Waits is why the machine has not begun, by its own word; WaitsAgent is the version of the agent that said so.
+	Waits      string
+	WaitsAgent string
 }
 
 // Nonce is a challenge that an instance has used, kept until it has ended. Value is unique.

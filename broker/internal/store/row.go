@@ -39,7 +39,8 @@ func (n *AuditNode) account() *string       { return &n.AccountID }
 func models() []any {
 	return []any{&RootKey{}, &RootKeyHolder{}, &Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &Notice{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
-		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{}}
+		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{},
+		&KeyExport{}, &KeyExportApproval{}, &RecoveryEnvelope{}}
 }
 
 // storable brings a row's times into the form that both databases return (UTC, microseconds), so that a row that was

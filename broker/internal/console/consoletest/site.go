@@ -45,6 +45,7 @@ func (b *Broker) fill(now time.Time) {
 	b.fillDevices(ago)
 	b.fillPolicies()
 	b.fillRequests(ago)
+	b.fillExports(ago)
 	b.checks = api.CheckSettings{Schedule: api.ScheduleWeekly, Weekday: "sunday", Time: "03:00", RetrySeconds: 7200}
 	b.notice("integrity-failed", "The integrity check failed: Network Services (TCP) is 22, 80, 5432, and must satisfy only these 22, 5432.")
 	b.notice("check-overdue", "The machine has not answered the scheduled integrity check.")

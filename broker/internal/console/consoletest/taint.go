@@ -67,6 +67,19 @@ func (b *Broker) Taint(text string) {
 			r.History[j].Reason, r.History[j].Actor = text, text
 		}
 	}
+	for i := range b.exports {
+		e := &b.exports[i]
+		e.AskedBy, e.Reason, e.EndedBy, e.EndReason = text, text, text, text
+		for j := range e.Devices {
+			e.Devices[j].Name = text
+		}
+		for j := range e.Approvals {
+			e.Approvals[j].User, e.Approvals[j].Reason = text, text
+		}
+		if e.RecoveryKey != nil {
+			e.RecoveryKey = &api.RecoveryKey{KeyID: text, Threshold: 2, Holders: []string{text, text, text}}
+		}
+	}
 	for i := range b.records {
 		r := &b.records[i]
 		r.Event, r.Actor, r.Subject, r.Detail = text, text, text, map[string]string{text: text}
