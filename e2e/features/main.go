@@ -1,28 +1,22 @@
 // Command features checks docs/features.md: every row names a feature of the product once and at least one proof that
-// exists, either a Go test ("folder.TestName") or a step of the demonstration ("e2e/demo.stepName"), which
-// `make demo-check` runs. It prints the count per group and in all.
+// exists. It prints the count per group and in all.
 package main
 
 import (
 	"bufio"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"keyward/e2e/proof"
 )
 
 const list = "docs/features.md"
 
-var (
-	rowID = regexp.MustCompile(`^[A-Z]{1,3}-[0-9]{2}$`)
-	proof = regexp.MustCompile(`^([a-z0-9_/]+)\.((?:Test|Fuzz|Example|step)[A-Za-z0-9_]*)$`)
-)
+var rowID = regexp.MustCompile(`^[A-Z]{1,3}-[0-9]{2}$`)
 
 // row is one line of the table.
 type row struct {
@@ -68,13 +62,7 @@ func parse(file *os.File) (rows []row, faults []string) {
 			faults = append(faults, fmt.Sprintf(":%d: want three cells (ID, what a user sees, proof), have %d", number, len(cells)-2))
 			continue
 		}
-		r := row{id: strings.TrimSpace(cells[1]), text: strings.TrimSpace(cells[2]), line: number}
-		for p := range strings.SplitSeq(cells[3], ",") {
-			if p = strings.Trim(strings.TrimSpace(p), "`"); p != "" {
-				r.proofs = append(r.proofs, p)
-			}
-		}
-		rows = append(rows, r)
+		rows = append(rows, row{id: strings.TrimSpace(cells[1]), text: strings.TrimSpace(cells[2]), proofs: proof.Parse(cells[3]), line: number})
 	}
 	if err := scanner.Err(); err != nil {
 		faults = append(faults, ": "+err.Error())
@@ -84,7 +72,7 @@ func parse(file *os.File) (rows []row, faults []string) {
 
 func check(rows []row) (faults []string) {
 	seen := map[string]int{}
-	functions := map[string]map[string]bool{}
+	tests := proof.In(".")
 	for _, r := range rows {
 		if first, twice := seen[r.id]; twice {
 			faults = append(faults, fmt.Sprintf(":%d: %s stands already in line %d", r.line, r.id, first))
@@ -94,17 +82,8 @@ func check(rows []row) (faults []string) {
 			faults = append(faults, fmt.Sprintf(":%d: %s lacks what a user sees or its proof", r.line, r.id))
 		}
 		for _, p := range r.proofs {
-			match := proof.FindStringSubmatch(p)
-			if match == nil {
-				faults = append(faults, fmt.Sprintf(":%d: %s: %q is not folder.TestName", r.line, r.id, p))
-				continue
-			}
-			folder, name := match[1], match[2]
-			if functions[folder] == nil {
-				functions[folder] = declared(folder)
-			}
-			if !functions[folder][name] {
-				faults = append(faults, fmt.Sprintf(":%d: %s: %s has no %s", r.line, r.id, folder, name))
+			if err := tests.Check(p); err != nil {
+				faults = append(faults, fmt.Sprintf(":%d: %s: %v", r.line, r.id, err))
 			}
 		}
 	}
@@ -112,26 +91,4 @@ func check(rows []row) (faults []string) {
 		faults = append(faults, ": no rows found")
 	}
 	return faults
-}
-
-// declared are the top-level tests of a folder, and the functions of the demonstration.
-func declared(folder string) map[string]bool {
-	names := map[string]bool{}
-	pattern := "*_test.go"
-	if folder == "e2e/demo" {
-		pattern = "*.go"
-	}
-	files, _ := filepath.Glob(filepath.Join(folder, pattern))
-	for _, file := range files {
-		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
-		if err != nil {
-			continue
-		}
-		for _, d := range tree.Decls {
-			if f, ok := d.(*ast.FuncDecl); ok {
-				names[f.Name.Name] = true
-			}
-		}
-	}
-	return names
 }

@@ -54,9 +54,19 @@ func (b *Broker) Enrol(ctx context.Context, o AgentOptions) (*Agent, error) {
 	if out, err := command.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("enrol the agent: %w: %s", err, out)
 	}
-	a.Process = Process{Name: "keyward-agent", Log: filepath.Join(o.Dir, "agent.log"),
-		Args: []string{a.Bin, "run", "--config", a.config}}
+	a.prepare()
 	return a, nil
+}
+
+// At is an agent like this one on other files, which lie in dir as this one's do in its folder.
+func (a *Agent) At(dir string) *Agent {
+	other := &Agent{Bin: a.Bin, Dir: dir, config: filepath.Join(dir, filepath.Base(a.config))}
+	other.prepare()
+	return other
+}
+
+func (a *Agent) prepare() {
+	a.Process = Process{Name: "keyward-agent", Log: filepath.Join(a.Dir, "agent.log"), Args: []string{a.Bin, "run", "--config", a.config}}
 }
 
 // Run calls the agent's command line and returns what it printed.

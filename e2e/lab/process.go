@@ -95,12 +95,20 @@ func (p *Process) PID() int {
 }
 
 // Kill ends the process by SIGKILL; it is started again.
-func (p *Process) Kill() error {
+func (p *Process) Kill() error { return p.signal(syscall.SIGKILL) }
+
+// Freeze holds the process where it is, as when its machine hangs; Thaw lets it go on.
+func (p *Process) Freeze() error { return p.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen process go on.
+func (p *Process) Thaw() error { return p.signal(syscall.SIGCONT) }
+
+func (p *Process) signal(s syscall.Signal) error {
 	pid := p.PID()
 	if pid == 0 { // which would be everything in this process's group
 		return fmt.Errorf("%s was never started", p.Name)
 	}
-	return syscall.Kill(pid, syscall.SIGKILL)
+	return syscall.Kill(pid, s)
 }
 
 // Stop ends the process by SIGTERM, and after grace by SIGKILL, and does not start it again.

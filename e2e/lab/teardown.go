@@ -106,8 +106,11 @@ func detachLoop(device string) error {
 }
 
 // Mounted reports whether something is mounted at the point.
-func Mounted(point string) bool {
-	raw, _ := os.ReadFile("/proc/self/mountinfo")
+func Mounted(point string) bool { return MountedFor(os.Getpid(), point) }
+
+// MountedFor is Mounted as a process sees it, which may have mounts of its own.
+func MountedFor(pid int, point string) bool {
+	raw, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
 	for line := range strings.Lines(string(raw)) {
 		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == point {
 			return true

@@ -2,7 +2,6 @@ package unlock
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"keyward/broker/api"
-	"keyward/e2e/lab"
 )
 
 // with the broker gone, two of three people open a volume on its machine; when the broker is back, its log has it.
@@ -34,11 +32,7 @@ func TestBreakGlass_withoutABrokerThenOnItsLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sam := lab.Login{Name: "sam", Password: "Just+Enough1"}
-		if err := m.Do(ctx, http.MethodPost, "/api/v1/users", api.UserWrite{Name: sam.Name, Role: api.RoleSecurityAdmin, Password: sam.Password}, nil); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.logOn(sam).SetRecoveryKey(ctx, api.RecoveryKeyWrite{PublicKey: string(public)}); err != nil {
+		if _, err := m.user("sam", api.RoleSecurityAdmin).SetRecoveryKey(ctx, api.RecoveryKeyWrite{PublicKey: string(public)}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := m.Run(ctx, "publish"); err != nil { // else within a quarter of an hour

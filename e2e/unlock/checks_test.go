@@ -262,77 +262,40 @@ func TestCheck_onDemand(t *testing.T) {
 // The cable is pulled out of a running machine: within its lease the key is out of memory and programs wait; the broker counts
 // it as gone and tells people. The cable is back: the machine asks, the policy decides, programs go on.
 func TestLease_endsWhenTheCableIsCut(t *testing.T) {
-	needs(t)
-	t.Parallel()
-	for _, k := range kinds {
-		t.Run(k.name, func(t *testing.T) {
-			t.Parallel()
-			wire, err := lab.NewWire()
-			if errors.Is(err, lab.ErrNoNamespaces) {
-				t.Skip(err)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := wire.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			k.ready(t)
-			s, err := k.start(t.Context(), lab.BrokerOptions{Host: wire.Host})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { s.stop(t) })
-			a := newAccount(t, s)
-			m := a.machine(1, "")
-			if err := m.Stop(40 * time.Second); err != nil { // it enrolled from here, and lives in there
-				t.Fatal(err)
-			}
-			wire.Inside(&m.Process)
-			if err := m.Start(); err != nil {
-				t.Fatal(err)
-			}
-			p := auto()
-			p.LeaseSeconds, p.HeartbeatSeconds, p.RevokeMode = 20, 1, api.RevokeSuspend
-			d := m.under(p)
-			first := m.request(d.ID, api.KeyDelivered)
-			keep(t, m.mountPoint(0)+"/file")
-			key, _ := m.exported(d.ID)
+	eachWired(t, func(t *testing.T, s *site, wire *lab.Wire) {
+		m := newAccount(t, s).machineOn(wire, 1)
+		p := auto()
+		p.LeaseSeconds, p.HeartbeatSeconds, p.RevokeMode = 20, 1, api.RevokeSuspend
+		d := m.under(p)
+		first := m.request(d.ID, api.KeyDelivered)
+		keep(t, m.mountPoint(0)+"/file")
+		key, _ := m.exported(d.ID)
 
-			if err := wire.Cut(); err != nil {
-				t.Fatal(err)
-			}
-			cut := time.Now()
-			m.state("suspended")
-			t.Logf("suspended %s after the cut, with a lease of 20 s", time.Since(cut).Round(100*time.Millisecond))
-			m.keyless(key)
-			if !lab.Mounted(m.mountPoint(0)) {
-				t.Error("the mount went, and should wait")
-			}
-			write := writing(m.mountPoint(0) + "/during")
-			waits(t, write)
-			within(t, patience, func() error {
-				r, err := m.KeyRequest(t.Context(), first.RequestID)
-				if err == nil && r.Status != api.KeyRevoked {
-					err = fmt.Errorf("request %d is %s", r.Number, r.Status)
-				}
-				return err
-			})
-			if n := m.notices("lease-ended"); n != 1 {
-				t.Errorf("%d notices, want 1", n)
-			}
+		if err := wire.Cut(); err != nil {
+			t.Fatal(err)
+		}
+		cut := time.Now()
+		m.state("suspended")
+		t.Logf("suspended %s after the cut, with a lease of 20 s", time.Since(cut).Round(100*time.Millisecond))
+		m.keyless(key)
+		if !lab.Mounted(m.mountPoint(0)) {
+			t.Error("the mount went, and should wait")
+		}
+		write := writing(m.mountPoint(0) + "/during")
+		waits(t, write)
+		m.requestBecomes(first.RequestID, api.KeyRevoked)
+		if n := m.notices("lease-ended"); n != 1 {
+			t.Errorf("%d notices, want 1", n)
+		}
 
-			if err := wire.Mend(); err != nil {
-				t.Fatal(err)
-			}
-			m.state("mounted")
-			goesOn(t, write)
-			kept(t, m.mountPoint(0)+"/during")
-			if again := m.request(d.ID, api.KeyDelivered); again.RequestID == first.RequestID {
-				t.Error("the key came back by the request whose lease had ended")
-			}
-		})
-	}
+		if err := wire.Mend(); err != nil {
+			t.Fatal(err)
+		}
+		m.state("mounted")
+		goesOn(t, write)
+		kept(t, m.mountPoint(0)+"/during")
+		if again := m.request(d.ID, api.KeyDelivered); again.RequestID == first.RequestID {
+			t.Error("the key came back by the request whose lease had ended")
+		}
+	})
 }

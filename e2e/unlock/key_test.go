@@ -4,7 +4,6 @@ import (
 	"archive/zip"
 	"bytes"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,15 +20,11 @@ const passphrase = "correct horse battery staple"
 // exported takes a device's key out as the Security Administrator and returns the key as the agent's command writes it.
 func (m *machine) exported(device string) (key []byte, file string) {
 	m.t.Helper()
-	sam := lab.Login{Name: "sam", Password: "Just+Enough1"}
-	err := m.Do(m.t.Context(), http.MethodPost, "/api/v1/users", api.UserWrite{Name: sam.Name, Role: api.RoleSecurityAdmin, Password: sam.Password}, nil)
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	sam := m.user("sam", api.RoleSecurityAdmin)
 	refusedAs(m.t, "the Account Administrator exports a key",
 		m.ExportKeys(m.t.Context(), api.ExportWrite{DeviceIDs: []string{device}, Passphrase: passphrase}, &bytes.Buffer{}), "forbidden")
 	var archive bytes.Buffer
-	if err := m.logOn(sam).ExportKeys(m.t.Context(), api.ExportWrite{DeviceIDs: []string{device}, Passphrase: passphrase}, &archive); err != nil {
+	if err := sam.ExportKeys(m.t.Context(), api.ExportWrite{DeviceIDs: []string{device}, Passphrase: passphrase}, &archive); err != nil {
 		m.t.Fatal(err)
 	}
 	reader, err := zip.NewReader(bytes.NewReader(archive.Bytes()), int64(archive.Len()))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,6 +54,20 @@ func (a *account) machineWith(dir string, disks []string, extra string) *machine
 		a.t.Fatal(err)
 	}
 	a.t.Cleanup(m.clean)
+	return m
+}
+
+// machineOn is machine at the far end of a cable: it enrols from here, and lives there.
+func (a *account) machineOn(wire *lab.Wire, n int) *machine {
+	a.t.Helper()
+	m := a.machine(n, "")
+	if err := m.Stop(40 * time.Second); err != nil {
+		a.t.Fatal(err)
+	}
+	wire.Inside(&m.Process)
+	if err := m.Start(); err != nil {
+		a.t.Fatal(err)
+	}
 	return m
 }
 
@@ -161,6 +176,35 @@ func (a *account) request(device string, want api.KeyStatus) (detail api.KeyRequ
 		return err
 	})
 	return detail
+}
+
+// requestBecomes waits until one request has the status; those of machines that are gone are in no list.
+func (a *account) requestBecomes(id string, want api.KeyStatus) (detail api.KeyRequestDetail) {
+	a.t.Helper()
+	within(a.t, 2*patience, func() (err error) {
+		if detail, err = a.KeyRequest(a.t.Context(), id); err == nil && detail.Status != want {
+			err = fmt.Errorf("request %d is %s, want %s", detail.Number, detail.Status, want)
+		}
+		return err
+	})
+	return detail
+}
+
+// rated waits until the device's newest request has the rating.
+func (a *account) rated(device string, want api.Integrity) {
+	a.t.Helper()
+	within(a.t, patience, func() error {
+		r, err := a.newest(a.t.Context(), device)
+		if err == nil && r.Integrity != want {
+			err = fmt.Errorf("request %d is rated %s, want %s", r.Number, r.Integrity, want)
+		}
+		return err
+	})
+}
+
+// went says whether a request came to a status by an event.
+func went(r api.KeyRequestDetail, event string, to api.KeyStatus) bool {
+	return slices.ContainsFunc(r.History, func(h api.KeyRequestEvent) bool { return h.Event == event && h.To == to })
 }
 
 // approve approves the device's pending request and waits for the mount.

@@ -92,20 +92,26 @@ func TestPolicy_failedRuleIsBad(t *testing.T) {
 	})
 }
 
-// A device of the default policy, which has no rules, waits as Unknown until a person says which policy judges it.
+// A device of the default policy, which has no rules, waits as Unknown until a person says which policy judges it; so does
+// one whose policy does not have the machine's image, and that says so.
 func TestPolicy_unknownIsAssigned(t *testing.T) {
 	each(t, func(t *testing.T, s *site) {
-		m := newAccount(t, s).machine(1, "")
-		d := m.encrypt(0, api.DeviceWrite{})
-		r := m.request(d.ID, api.KeyPending)
-		if r.Integrity != api.IntegrityUnknownNoRules {
-			t.Errorf("the request is %s, want %s", r.Integrity, api.IntegrityUnknownNoRules)
-		}
+		m := newAccount(t, s).machine(2, "")
 		p := auto()
 		p.LeaseSeconds, p.HeartbeatSeconds, p.RevokeMode = 120, 2, api.RevokeUnmount
 		p, err := m.CreatePolicy(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
+		}
+		strict, err := m.CreatePolicy(t.Context(), api.Policy{Name: "Windows only", Rules: []api.Rule{onWindows}, OnMatch: api.ActionApprove,
+			OnFailure: api.ActionDeny, LeaseSeconds: 120, HeartbeatSeconds: 2, DeviceIDs: []string{m.device(1).ID}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, other := m.encrypt(0, api.DeviceWrite{}), m.encrypt(1, api.DeviceWrite{})
+		r := m.request(d.ID, api.KeyPending)
+		if r.Integrity != api.IntegrityUnknownNoRules {
+			t.Errorf("the request is %s, want %s", r.Integrity, api.IntegrityUnknownNoRules)
 		}
 		if _, err := m.AssignPolicy(t.Context(), r.RequestID, api.PolicyAssignment{PolicyID: p.ID}); err != nil {
 			t.Fatal(err)
@@ -117,6 +123,17 @@ func TestPolicy_unknownIsAssigned(t *testing.T) {
 		}
 		if p, err = m.Policy(t.Context(), p.ID); err != nil || !slices.Equal(p.DeviceIDs, []string{d.ID}) || !slices.Equal(p.ImageIDs, []string{d.ImageID}) {
 			t.Errorf("the policy has devices %v and images %v, %v", p.DeviceIDs, p.ImageIDs, err)
+		}
+
+		r = m.request(other.ID, api.KeyPending)
+		if r.Integrity != api.IntegrityUnknownImgPolicy {
+			t.Errorf("the request is %s, want %s", r.Integrity, api.IntegrityUnknownImgPolicy)
+		}
+		if _, err := m.AssignPolicy(t.Context(), r.RequestID, api.PolicyAssignment{PolicyID: strict.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if r = m.requestBecomes(r.RequestID, api.KeyDenied); r.Integrity != api.IntegrityBad || lab.Mounted(m.mountPoint(1)) {
+			t.Errorf("judged %s by %q", r.Integrity, r.PolicyName)
 		}
 	})
 }

@@ -110,11 +110,8 @@ func TestTPM_wholeLifeOfASealedMachine(t *testing.T) {
 	})
 }
 
-// A real agent shows EC2's signed identity; rules on the cloud hold, and a second machine with the same document waits.
+// A real agent shows EC2's signed identity; rules on the cloud hold, and the machine is bound to that instance.
 func TestCloud_signedIdentityOfARealAgent(t *testing.T) {
-	needs(t)
-	t.Parallel()
-	kinds[0].ready(t)
 	cloud, err := lab.NewCloud("eu-central-1")
 	if err != nil {
 		t.Fatal(err)
@@ -123,27 +120,24 @@ func TestCloud_signedIdentityOfARealAgent(t *testing.T) {
 	if err := cloud.WriteCertificate(pins); err != nil {
 		t.Fatal(err)
 	}
-	s, err := kinds[0].start(t.Context(), lab.BrokerOptions{Settings: []string{"--ec2-certificates", pins}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.stop(t) })
-	service := cloud.Metadata("i-0123456789abcdef0")
-	t.Cleanup(service.Close)
-	a := newAccount(t, s)
-	m := a.machine(1, fmt.Sprintf("tpm: \"off\"\nec2: \"on\"\nec2_endpoint: %s\n", service.URL))
-	d := m.encrypt(0, api.DeviceWrite{KeyBits: 256, Access: api.AccessReadWrite})
-	a.request(d.ID, api.KeyPending)
-	p := auto()
-	p.Name = "in Frankfurt"
-	p.Rules = []api.Rule{{Fact: api.FactLocation, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "eu-central-1b"}}},
-		{Fact: api.FactCloudInstance, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "i-0123456789abcdef0"}}}}
-	a.policy(d, p)
-	if _, err := m.Run(t.Context(), "request", d.ID); err != nil {
-		t.Fatal(err)
-	}
-	m.mounted(0)
-	if i := a.instances()[0]; i.CloudIdentity != "aws/123456789012/eu-central-1/i-0123456789abcdef0" {
-		t.Errorf("the machine is bound to %q", i.CloudIdentity)
-	}
+	eachWith(t, lab.BrokerOptions{Settings: []string{"--ec2-certificates", pins}}, func(t *testing.T, s *site) {
+		service := cloud.Metadata("i-0123456789abcdef0")
+		t.Cleanup(service.Close)
+		a := newAccount(t, s)
+		m := a.machine(1, fmt.Sprintf("tpm: \"off\"\nec2: \"on\"\nec2_endpoint: %s\n", service.URL))
+		d := m.encrypt(0, api.DeviceWrite{KeyBits: 256, Access: api.AccessReadWrite})
+		a.request(d.ID, api.KeyPending)
+		p := auto()
+		p.Name = "in Frankfurt"
+		p.Rules = []api.Rule{{Fact: api.FactLocation, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "eu-central-1b"}}},
+			{Fact: api.FactCloudInstance, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "i-0123456789abcdef0"}}}}
+		a.policy(d, p)
+		if _, err := m.Run(t.Context(), "request", d.ID); err != nil {
+			t.Fatal(err)
+		}
+		m.mounted(0)
+		if i := a.instances()[0]; i.CloudIdentity != "aws/123456789012/eu-central-1/i-0123456789abcdef0" {
+			t.Errorf("the machine is bound to %q", i.CloudIdentity)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,7 +49,17 @@ func run(m *testing.M) (code int) {
 			code = max(code, 1)
 		}
 	}()
-	return m.Run()
+	code = m.Run()
+	if code != 0 || given("test.run") || given("test.skip") || given("test.list") {
+		return code
+	}
+	for _, kind := range kinds {
+		if err := kind.unseen(); err != nil {
+			fmt.Fprintln(os.Stderr, "unlock:", err)
+			code = 1
+		}
+	}
+	return code
 }
 
 func given(name string) (found bool) {
@@ -78,6 +89,19 @@ type kind struct {
 	err  error
 	// server is PostgreSQL; nil for the embedded database.
 	server *lab.Postgres
+	seen   ledger
+}
+
+// begin is the start of a test on a database.
+func (k *kind) begin(t *testing.T) {
+	t.Parallel()
+	t.Cleanup(func() {
+		if t.Skipped() {
+			k.seen.mu.Lock()
+			defer k.seen.mu.Unlock()
+			k.seen.lacking = true
+		}
+	})
 }
 
 var kinds = []*kind{{name: "sqlite"}, {name: "postgres"}}
@@ -95,26 +119,59 @@ func each(t *testing.T, f func(t *testing.T, s *site)) {
 	t.Parallel()
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			t.Parallel()
+			k.begin(t)
 			f(t, k.shared(t))
 		})
 	}
 }
 
 // eachOwn runs f on both databases with a broker of the test's own, for tests that stop or measure it.
-func eachOwn(t *testing.T, f func(t *testing.T, s *site)) {
+func eachOwn(t *testing.T, f func(t *testing.T, s *site)) { eachWith(t, lab.BrokerOptions{}, f) }
+
+// eachWith is eachOwn with a broker that is set up in some way.
+func eachWith(t *testing.T, o lab.BrokerOptions, f func(t *testing.T, s *site)) {
 	needs(t)
 	t.Parallel()
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			t.Parallel()
+			k.begin(t)
 			k.ready(t)
-			s, err := k.start(t.Context(), lab.BrokerOptions{})
+			s, err := k.start(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { s.stop(t) })
 			f(t, s)
+		})
+	}
+}
+
+// eachWired is eachOwn with a broker at the end of a cable, on which machineOn puts machines.
+func eachWired(t *testing.T, f func(t *testing.T, s *site, wire *lab.Wire)) {
+	needs(t)
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			k.begin(t)
+			wire, err := lab.NewWire()
+			if errors.Is(err, lab.ErrNoNamespaces) {
+				t.Skip(err)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := wire.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			k.ready(t)
+			s, err := k.start(t.Context(), lab.BrokerOptions{Host: wire.Host})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.stop(t) })
+			f(t, s, wire)
 		})
 	}
 }
@@ -228,6 +285,7 @@ func newAccount(t *testing.T, s *site) *account {
 		t.Fatal(err)
 	}
 	a.People = a.logOn(a.setup.Admin)
+	t.Cleanup(a.look)
 	return a
 }
 
@@ -239,6 +297,17 @@ func (a *account) logOn(as lab.Login) *client.People {
 	}
 	a.t.Cleanup(p.Close)
 	return p
+}
+
+// user adds a person and opens a session of theirs.
+func (a *account) user(name string, role api.Role) *client.People {
+	a.t.Helper()
+	login := lab.Login{Name: name, Password: "Just+Enough1"}
+	in := api.UserWrite{Name: login.Name, Role: role, Password: login.Password}
+	if err := a.Do(a.t.Context(), http.MethodPost, "/api/v1/users", in, nil); err != nil {
+		a.t.Fatal(err)
+	}
+	return a.logOn(login)
 }
 
 func (a *account) token() string {

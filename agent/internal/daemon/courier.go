@@ -57,6 +57,7 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 	if c.link.saw(err) != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for the key: %w", err)
 	}
+	c.link.wanted(status.HeartbeatSeconds)
 	if status.DeviceID != "" && status.DeviceID != deviceID {
 		c.instead(status.DeviceID)
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("request %d: %w", status.Number, errPooled)
@@ -98,6 +99,7 @@ func (r *request) Status(ctx context.Context, after int64) (api.KeyRequestStatus
 	if r.link.saw(err) != nil && endedByBroker(err) {
 		return s, fmt.Errorf("%w: %w", volume.ErrRequestGone, err)
 	}
+	r.link.wanted(s.HeartbeatSeconds)
 	if err == nil && s.DeviceID != "" && s.DeviceID != r.deviceID {
 		r.instead(s.DeviceID)
 		return s, fmt.Errorf("%w: %w", volume.ErrRequestGone, errPooled)

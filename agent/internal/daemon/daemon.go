@@ -146,7 +146,7 @@ func Run(ctx context.Context, o Options) error {
 	d.current.Store(id)
 	d.memory = facts.NewMemory(ctx, time.Duration(max(cfg.Facts.RefreshSeconds, 1))*time.Second)
 	d.thisRun = newRun(cfg.StateDir, log)
-	d.link = &link{now: o.Now, last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
+	d.link = &link{now: o.Now, sooner: make(chan struct{}, 1), last: control.Broker{URL: brokerURL(cfg, id), Name: id.Broker}}
 	if d.attestor, err = newAttestor(store, id, agent, log); err != nil {
 		return err
 	}

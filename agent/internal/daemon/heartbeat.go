@@ -32,7 +32,18 @@ func (d *Daemon) heartbeatLoop(ctx context.Context) {
 		if out.NextSeconds > 0 {
 			pace = time.Duration(out.NextSeconds) * time.Second
 		}
-		pause(ctx, pace-rand.N(pace/10+1)) // never later than asked for
+		d.rest(ctx, pace-rand.N(pace/10+1)) // never later than asked for
+	}
+}
+
+// rest waits for the time of the next heartbeat, which may come sooner.
+func (d *Daemon) rest(ctx context.Context, pace time.Duration) {
+	t := time.NewTimer(pace)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-d.link.sooner:
+	case <-t.C:
 	}
 }
 

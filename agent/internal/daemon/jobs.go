@@ -135,13 +135,13 @@ func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 
 func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) (api.VolumeRecord, error) {
 	if _, err := d.scan(ctx); err != nil { // what was published may be minutes old
-		return api.VolumeRecord{}, err
+		return api.VolumeRecord{}, fmt.Errorf("%w: %w", errNotTaken, err)
 	}
 	d.mu.Lock()
 	disk, here := d.found[c.Device.Identity]
 	d.mu.Unlock()
 	if !here {
-		return api.VolumeRecord{}, fmt.Errorf("device %s (%s) is not on this machine; publish the inventory again", c.Device.Name, c.Device.Identity)
+		return api.VolumeRecord{}, fmt.Errorf("%w: device %s (%s) is not on this machine; publish the inventory again", errNotTaken, c.Device.Name, c.Device.Identity)
 	}
 	nonce, err := d.broker.Nonce(ctx)
 	if d.link.saw(err) != nil {

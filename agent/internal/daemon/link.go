@@ -33,6 +33,9 @@ type Broker interface {
 type link struct {
 	now func() time.Time
 
+	// sooner has an element when heartbeats are wanted more often than the last answer to one said.
+	sooner chan struct{}
+
 	mu   sync.Mutex
 	last control.Broker
 }
@@ -56,6 +59,20 @@ func (l *link) pace(seconds int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last.HeartbeatSeconds = seconds
+}
+
+// wanted takes the pace that the policy of one device wants. Who asked for it under a slow pace must not be silent until the
+// next heartbeat: the broker would take the machine for one that is gone.
+func (l *link) wanted(seconds int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seconds <= 0 || l.last.HeartbeatSeconds > 0 && seconds >= l.last.HeartbeatSeconds {
+		return
+	}
+	select {
+	case l.sooner <- struct{}{}:
+	default:
+	}
 }
 
 func (l *link) status() control.Broker {

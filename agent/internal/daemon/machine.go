@@ -71,19 +71,24 @@ func (f found) differs(o found) bool { return f.published() != o.published() || 
 
 func compare(a, b string) int { return cmp.Compare(a, b) }
 
-// errScanHangs is returned while an earlier look at the devices has not come back.
+// errScanHangs is returned when a look at the devices, or the one before it, does not come back.
 var errScanHangs = errors.New("looking for devices takes too long: a disk does not answer, or a volume is suspended")
 
-// devices asks the provider, but not for longer than scanWait, and never twice at a time.
+// devices asks the provider, but not for longer than scanWait, and never twice at a time: who comes while another looks
+// waits for its turn.
 func (d *Daemon) devices(ctx context.Context) ([]provider.Device, error) {
 	type answer struct {
 		devices []provider.Device
 		err     error
 	}
+	t := time.NewTimer(scanWait)
+	defer t.Stop()
 	select {
 	case d.scanning <- struct{}{}:
-	default:
+	case <-t.C:
 		return nil, errScanHangs
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	got := make(chan answer, 1)
 	go func() {
@@ -91,8 +96,6 @@ func (d *Daemon) devices(ctx context.Context) ([]provider.Device, error) {
 		devices, err := d.provider.Devices(ctx)
 		got <- answer{devices, err}
 	}()
-	t := time.NewTimer(scanWait)
-	defer t.Stop()
 	select {
 	case a := <-got:
 		return a.devices, a.err

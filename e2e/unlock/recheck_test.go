@@ -1,0 +1,89 @@
+package unlock
+
+import (
+	"testing"
+
+	"keyward/broker/api"
+	"keyward/e2e/lab"
+)
+
+// Where the policy checks, what waits or was denied is judged again until the machine complies: then it is approved, or
+// left to a person, as the policy says.
+func TestCheck_waitingAndDeniedAreJudgedAgain(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		door := newDoor(t)
+		m := newAccount(t, s).machine(3, "")
+		door.open()
+		var devices [3]api.Device
+		var asked [3]api.KeyRequestDetail
+		for i, c := range []struct {
+			name               string
+			onMatch, onFailure api.Action
+			first              api.KeyStatus
+		}{
+			{"ask a person", api.ActionApprove, api.ActionManual, api.KeyPending},
+			{"refuse", api.ActionApprove, api.ActionDeny, api.KeyDenied},
+			{"refuse, else ask", api.ActionManual, api.ActionDeny, api.KeyDenied},
+		} {
+			p := door.closed(c.name)
+			p.CheckEveryHeartbeat, p.OnMatch, p.OnFailure, p.OnCheckFailure = true, c.onMatch, c.onFailure, api.CheckNotify
+			m.policy(m.device(i), p)
+			devices[i] = m.encrypt(i, api.DeviceWrite{})
+			if asked[i] = m.request(devices[i].ID, c.first); asked[i].Integrity != api.IntegrityBad {
+				t.Errorf("%s: judged %s", c.name, asked[i].Integrity)
+			}
+		}
+		if lab.Mounted(m.mountPoint(0)) || lab.Mounted(m.mountPoint(1)) || lab.Mounted(m.mountPoint(2)) {
+			t.Error("a volume is open against its policy")
+		}
+
+		door.close()
+		m.mounted(0)
+		m.mounted(1)
+		for i, want := range []struct {
+			event string
+			to    api.KeyStatus
+			now   api.KeyStatus
+		}{{"re-appraised", api.KeyApproved, api.KeyDelivered}, {"complies-again", api.KeyApproved, api.KeyDelivered}, {"complies-again", api.KeyPending, api.KeyPending}} {
+			r := m.requestBecomes(asked[i].RequestID, want.now)
+			if !went(r, want.event, want.to) || r.DecidedBy != "" || r.Integrity != api.IntegrityGood {
+				t.Errorf("request %d is %s, decided by %q, and went %+v", r.Number, r.Integrity, r.DecidedBy, r.History)
+			}
+		}
+		door.open() // what waits for a person is judged on as well
+		m.requestBecomes(asked[2].RequestID, api.KeyDenied)
+		door.close()
+		if r := m.requestBecomes(asked[2].RequestID, api.KeyPending); !went(r, "re-appraised", api.KeyDenied) {
+			t.Errorf("the third request went %+v", r.History)
+		}
+		m.approve(2, devices[2].ID)
+	})
+}
+
+// A check that only tells people takes nothing: the key stays, rated Failed until the machine complies again.
+func TestCheck_thatOnlyTellsTakesNothing(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		door := newDoor(t)
+		m := newAccount(t, s).machine(1, "")
+		p := door.closed("web")
+		p.CheckEveryHeartbeat, p.OnCheckFailure = true, api.CheckNotify
+		d := m.under(p)
+		keep(t, m.mountPoint(0)+"/file")
+		door.open()
+		m.rated(d.ID, api.IntegrityFailed)
+		door.close()
+		m.rated(d.ID, api.IntegrityGood)
+		if r := m.request(d.ID, api.KeyDelivered); went(r, "check-failed", api.KeyRevoking) {
+			t.Errorf("the key was taken: %+v", r.History)
+		}
+		kept(t, m.mountPoint(0)+"/file")
+		if n := m.notices("integrity-failed"); n != 1 {
+			t.Errorf("%d notices, want 1", n)
+		}
+		for _, event := range []string{"integrity.failed", "integrity.restored"} {
+			if n := m.logged("key", event); n != 1 {
+				t.Errorf("the log has %d %s, want 1", n, event)
+			}
+		}
+	})
+}
