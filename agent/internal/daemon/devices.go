@@ -114,6 +114,12 @@ func (d *Daemon) apply(list api.DeviceList) {
 		d.mu.Unlock()
 		return
 	}
+	before := map[string]string{}
+	for _, a := range d.assigned {
+		if a.Volume != nil {
+			before[a.ID] = a.Volume.UUID
+		}
+	}
 	d.assigned = list.Devices
 	select {
 	case d.listed <- struct{}{}:
@@ -125,8 +131,10 @@ func (d *Daemon) apply(list api.DeviceList) {
 		usable := a.Volume != nil && (a.Status == api.DeviceEncrypted || a.Status == api.DeviceInUse)
 		known[a.ID] = usable
 		if v := d.volumes[a.ID]; v != nil || !usable || !here {
-			if v != nil && here && v.Snapshot().Disk != f.path && v.Snapshot().State == volume.Locked {
-				asks = append(asks, start{v, f.path}) // it came back under another name
+			// It came back under another name, or its key was destroyed and it was encrypted anew.
+			other := v != nil && here && (v.Snapshot().Disk != f.path || usable && a.Volume.UUID != before[a.ID])
+			if other && v.Snapshot().State == volume.Locked {
+				asks = append(asks, start{v, f.path})
 			}
 			continue
 		}
