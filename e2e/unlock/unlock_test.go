@@ -97,9 +97,7 @@ func (k *kind) begin(t *testing.T) {
 	t.Parallel()
 	t.Cleanup(func() {
 		if t.Skipped() {
-			k.seen.mu.Lock()
-			defer k.seen.mu.Unlock()
-			k.seen.lacking = true
+			k.seen.skip(t.Name())
 		}
 	})
 }
