@@ -187,6 +187,13 @@ func (b *Broker) Reported(requestID string, event api.RequestEventName) api.Requ
 	return out
 }
 
+// Pace sets how often heartbeats are wanted, in seconds.
+func (b *Broker) Pace(seconds int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.Heartbeat = seconds
+}
+
 // Beats are the heartbeats so far.
 func (b *Broker) Beats() []api.Heartbeat {
 	b.mu.Lock()
