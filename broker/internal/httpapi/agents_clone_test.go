@@ -39,6 +39,31 @@ func (o *org) suspicion(id string) string {
 	return must[api.Instance](o.t)(instance(o.t.Context(), o, id)).Suspicion
 }
 
+// A boot that was told to report every thirty seconds is not silent after fifteen, though its policy wants more by now.
+func TestClone_aBootIsSilentByThePaceThatItWasTold(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		m := o.machine("db1")
+		d, _ := m.encrypted("data")
+		p := noPort80("web")
+		p.LeaseSeconds, p.HeartbeatSeconds = 600, 30
+		p = o.policy(p, d)
+		machine, copied := m.boot("aaaaaaaa", 5), m.boot("bbbbbbbb", 6)
+		held := machine.ask(d.ID, "22").mounted()
+		machine.beat(held)
+		p.HeartbeatSeconds = 1
+		must[api.Policy](t)(o.admin.UpdatePolicy(t.Context(), p))
+		r.later(25 * time.Second)
+		copied.beat()
+		second := copied.ask(d.ID, "22")
+		eq(t, "status of the copy", second.Status, api.KeyPending)
+		if !strings.Contains(second.Reason, "silent for 1m30s") {
+			t.Errorf("reason %q", second.Reason)
+		}
+		held.is(api.KeyDelivered)
+	})
+}
+
 // A machine's disk is copied and the copy started while the machine runs: the copy gets no key by policy, the machine
 // keeps its own, and a person is asked.
 func TestClone_aSecondLiveMachineWaitsForAPerson(t *testing.T) {

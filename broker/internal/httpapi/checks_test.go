@@ -380,6 +380,30 @@ func TestInstance_isMissingAfterThePolicysTime(t *testing.T) {
 	})
 }
 
+// A machine was told to report every thirty seconds; that its policy wants it every second from now on it cannot know
+// before it reports.
+func TestInstance_isNotMissingBeforeItsNextHeartbeat(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		m := o.machine("db1")
+		d, _ := m.encrypted("data")
+		a := m.ask(d.ID, "22")
+		eq(t, "pace", m.beat().NextSeconds, 30)
+		p := noPort80("web")
+		p.LeaseSeconds, p.HeartbeatSeconds = 600, 1
+		o.policy(p, d)
+		r.later(40 * time.Second)
+		a.is(api.KeyPending)
+		r.later(10 * time.Second)
+		a.is(api.KeyExpired)
+		eq(t, "pace", m.beat().NextSeconds, 1)
+		again := m.ask(d.ID, "22")
+		eq(t, "status of the next request", again.Status, api.KeyApproved)
+		r.later(20 * time.Second)
+		again.is(api.KeyExpired) // three heartbeats, and never less than fifteen seconds
+	})
+}
+
 func TestSettings_ofChecksAreRefusedByField(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		o := r.org("acme")

@@ -47,14 +47,15 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 		if err != nil {
 			return err
 		}
+		out = api.HeartbeatResponse{Leases: []api.Lease{}, Time: t.Now()}
+		if out.NextSeconds, _, err = paces(t, p.Instance); err != nil {
+			return err
+		}
+		inst.PaceSeconds = out.NextSeconds
 		if err := inventory.Seen(t, p, &inst); err != nil {
 			return err
 		}
-		out = api.HeartbeatResponse{Leases: []api.Lease{}, Time: t.Now()}
 		if out.Checked, err = s.judge(t, p, before, in, why); err != nil {
-			return err
-		}
-		if out.NextSeconds, _, err = paces(t, p.Instance); err != nil {
 			return err
 		}
 		strays, err := s.renew(t, p, in.Held, &out)

@@ -57,7 +57,7 @@ func (s *Service) meet(t *store.Tenant, p tenant.Principal, inst *store.Instance
 		if inst.LastSeenAt != nil {
 			seen = *inst.LastSeenAt
 		}
-		inst.FormerRuns = append(inst.FormerRuns, store.Run{RunID: inst.RunID, BootID: inst.BootID, Generation: inst.Generation, LastSeen: seen})
+		inst.FormerRuns = append(inst.FormerRuns, store.Run{RunID: inst.RunID, BootID: inst.BootID, Generation: inst.Generation, LastSeen: seen, Pace: inst.PaceSeconds})
 		inst.FormerRuns = inst.FormerRuns[max(0, len(inst.FormerRuns)-maxFormerRuns):]
 	}
 	inst.RunID, inst.BootID, inst.RunSince = run.ID, run.BootID, &now
@@ -100,12 +100,12 @@ func alive(t *store.Tenant, inst store.Instance, held store.KeyRequest) (string,
 	if err != nil {
 		return "", err
 	}
-	wait := max(3*seconds(beat), minSilence) - t.Now().Sub(inst.FormerRuns[i].LastSeen)
-	if wait <= 0 {
+	silence := max(3*seconds(max(beat, inst.FormerRuns[i].Pace)), minSilence)
+	if t.Now().Sub(inst.FormerRuns[i].LastSeen) >= silence {
 		return "", nil
 	}
 	return fmt.Sprintf("Another boot of this machine (%s) holds the key by request %d and was heard of moments ago: this request waits until that boot has been silent for %s.",
-		brief(inst.FormerRuns[i].BootID), held.Number, max(3*seconds(beat), minSilence)), nil
+		brief(inst.FormerRuns[i].BootID), held.Number, silence), nil
 }
 
 // afterSilence judges a request anew once the other boot of its machine is silent, or leaves it to a person when that

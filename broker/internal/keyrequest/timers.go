@@ -110,7 +110,7 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 		return nil, err
 	}
 	instances, err := store.In[store.Instance](t).List(store.Eq("missing", false), store.NotNull("last_seen_at"),
-		store.Before("last_seen_at", t.Now().Add(-least)), store.Only("id", "missing", "last_seen_at"))
+		store.Before("last_seen_at", t.Now().Add(-least)), store.Only("id", "missing", "last_seen_at", "pace_seconds"))
 	if err != nil {
 		return nil, err
 	}
@@ -260,12 +260,15 @@ func (s *Service) lookAgain(t *store.Tenant, r store.KeyRequest) error {
 const minSilence = 15 * time.Second
 
 // silent says that a machine has been without contact for longer than its policies allow, and that this broker could have
-// heard it.
+// heard it. A policy that wants more heartbeats than the machine was told of does not make it silent before the next one.
 func (s *Service) silent(t *store.Tenant, i store.Instance) (bool, error) {
 	if i.Missing || i.LastSeenAt == nil {
 		return false, nil
 	}
-	_, silence, err := paces(t, i.ID)
+	beat, silence, err := paces(t, i.ID)
+	if i.PaceSeconds > beat {
+		silence = max(silence, seconds(i.PaceSeconds)+minSilence)
+	}
 	heard := *i.LastSeenAt
 	if s.began.After(heard) {
 		heard = s.began

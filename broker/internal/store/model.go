@@ -172,8 +172,10 @@ type Instance struct {
 	LastSeenAt    *time.Time
 	SourceIP      string
 	Missing       bool
-	Evidence      api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
-	EnrolledBy    string       // ID of the user who made the enrolment token
+	// PaceSeconds is how often the machine was told last to report; 0 when it never was.
+	PaceSeconds int64
+	Evidence    api.Evidence `gorm:"serializer:json"` // of the last heartbeat or request
+	EnrolledBy  string       // ID of the user who made the enrolment token
 	// RunID, BootID and Generation are the agent's newest run, heard of first at RunSince; FormerRuns those before it.
 	RunID      string
 	BootID     string
@@ -195,6 +197,8 @@ type Run struct {
 	BootID     string    `json:"boot_id"`
 	Generation int64     `json:"generation"`
 	LastSeen   time.Time `json:"last_seen"`
+	// Pace is how often it was told to report, in seconds.
+	Pace int64 `json:"pace,omitempty"`
 }
 
 // DeviceSighting says that a device is in the last inventory of a machine. (device, instance) is unique.
