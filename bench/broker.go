@@ -88,6 +88,7 @@ func (c *contender) run(ctx context.Context, n, workers int) (load, error) {
 // benchBroker measures deliveries of keys beside a bare TLS server that seals the same message.
 func benchBroker(ctx context.Context, o options) (err error) {
 	plan := planOf(o)
+	wants := func(step string) bool { return o.cases == nil || o.cases.MatchString(step) }
 	dir, err := os.MkdirTemp("/var/tmp", "keyward-bench-broker-") // a disk: commits are durable
 	if err != nil {
 		return err
@@ -108,21 +109,22 @@ func benchBroker(ctx context.Context, o options) (err error) {
 	if err := site.startTang(ctx); err != nil {
 		site.out.missing("broker", "tang", err.Error())
 	}
-	if err := site.windows(ctx); err != nil {
-		return err
+	if wants("windows") {
+		if err := site.windows(ctx); err != nil {
+			return err
+		}
 	}
 	for _, b := range site.brokers {
-		if err := site.lone(ctx, b); err != nil {
-			return err
-		}
-		if err := site.storm(ctx, b); err != nil {
-			return err
-		}
-		if err := site.beats(ctx, b); err != nil {
-			return err
-		}
-		if err := site.grow(ctx, b); err != nil {
-			return err
+		for _, step := range []struct {
+			name string
+			run  func(context.Context, *benchedBroker) error
+		}{{"lone", site.lone}, {"storm", site.storm}, {"beats", site.beats}, {"grow", site.grow}} {
+			if !wants(b.database + " " + step.name) {
+				continue
+			}
+			if err := step.run(ctx, b); err != nil {
+				return fmt.Errorf("%s on %s: %w", step.name, b.database, err)
+			}
 		}
 	}
 	return nil

@@ -25,7 +25,7 @@ import (
 type options struct {
 	// quick takes few and short windows: enough to see that the benchmark runs, too few to quote.
 	quick bool
-	// cases picks cases of nbd by name, nil for all.
+	// cases picks cases of nbd and steps of broker by name, nil for all.
 	cases *regexp.Regexp
 	// storm, window and devices are sizes of the broker's benchmark; 0 means its own.
 	storm, window, devices int
@@ -48,7 +48,7 @@ func main() {
 	asJSON := flags.Bool("json", false, "print one JSON object a line")
 	quick := flags.Bool("quick", false, "few and short windows")
 	var cases *regexp.Regexp
-	flags.Func("cases", "nbd: only cases whose name this regular expression matches", func(v string) (err error) {
+	flags.Func("cases", "only cases of nbd, and steps of broker (sqlite and postgres: windows, lone, storm, beats, grow), whose name this regular expression matches", func(v string) (err error) {
 		cases, err = regexp.Compile(v)
 		return err
 	})

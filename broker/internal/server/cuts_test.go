@@ -86,7 +86,7 @@ func TestBroker_killedAtRandomInstantsLosesNothingAcknowledged(t *testing.T) {
 }
 
 // newFleet makes machines that can ask, in a broker that does not run.
-func newFleet(t *testing.T, c Config, accountID string, n int) []fleet.Machine {
+func newFleet(t testing.TB, c Config, accountID string, n int) []fleet.Machine {
 	t.Helper()
 	o, err := OpenOperator(t.Context(), c)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 var silent = slog.New(slog.DiscardHandler)
 
 // newConfig sets a broker up with an account "Acme" and returns how to start it.
-func newConfig(t *testing.T, dsn string) (Config, *Setup) {
+func newConfig(t testing.TB, dsn string) (Config, *Setup) {
 	t.Helper()
 	dir := t.TempDir()
 	c := Defaults()

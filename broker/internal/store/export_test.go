@@ -55,3 +55,19 @@ func MigrateForTest(ctx context.Context, dsn string, version int64, statements .
 	}
 	return nil
 }
+
+// KeptForTest counts the statements whose texts are kept.
+func KeptForTest(s *Store) int {
+	s.statements.mu.RLock()
+	defer s.statements.mu.RUnlock()
+	return len(s.statements.kept)
+}
+
+// FindForTest has GORM read rows, past the kept statements.
+func FindForTest[T any](t Table[T], filters ...Filter) ([]T, error) {
+	rows, err := t.find(filters)
+	for i := range rows {
+		utc(&rows[i])
+	}
+	return rows, err
+}

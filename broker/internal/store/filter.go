@@ -14,7 +14,15 @@ import (
 
 // Filter narrows or orders what a Table returns. Column names are checked against the model, so a name that came from
 // outside can do no harm; values are always bound, never spliced.
-type Filter func(*query) error
+type Filter struct {
+	// shape and the shapes of the other filters determine a statement's text; empty where values do too.
+	shape string
+	// values are bound, in the order of the text.
+	values []any
+	// limit is bound last, by databases that bind it.
+	limit []any
+	apply func(*query) error
+}
 
 // query collects filters for one statement.
 type query struct {
@@ -32,13 +40,21 @@ func (q *query) column(name string) (clause.Column, error) {
 	return clause.Column{Table: clause.CurrentTable, Name: f.DBName}, nil
 }
 
-func (q *query) where(name string, build func(clause.Column) clause.Expression) error {
-	c, err := q.column(name)
-	if err != nil {
-		return err
-	}
-	q.db = q.db.Where(build(c))
-	return nil
+// where keeps rows for which the expression over a column holds.
+func where(shape, name string, values []any, build func(clause.Column) clause.Expression) Filter {
+	return Filter{shape: shape + " " + name, values: values, apply: func(q *query) error {
+		c, err := q.column(name)
+		if err != nil {
+			return err
+		}
+		q.db = q.db.Where(build(c))
+		return nil
+	}}
+}
+
+// none keeps no row.
+func none(name string) Filter {
+	return where("nothing", name, nil, func(clause.Column) clause.Expression { return nothing })
 }
 
 // value turns what callers hold into what drivers take: named strings into strings, times into UTC microseconds.
@@ -66,110 +82,92 @@ var nothing = clause.Expr{SQL: "1 = 0"}
 
 // Eq keeps rows whose column equals v.
 func Eq(column string, v any) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression {
-			if impossible(value(v)) {
-				return nothing
-			}
-			return clause.Eq{Column: c, Value: value(v)}
-		})
+	v = value(v)
+	if impossible(v) {
+		return none(column)
 	}
+	if v == nil {
+		return IsNull(column)
+	}
+	return where("=", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: v} })
 }
 
 // Ne keeps rows whose column differs from v; NULL differs from nothing.
 func Ne(column string, v any) Filter {
-	return func(q *query) error {
-		if impossible(value(v)) {
+	v = value(v)
+	if impossible(v) {
+		return Filter{apply: func(*query) error {
 			return fmt.Errorf("%w: nothing in column %s could equal it", ErrInvalid, column)
-		}
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: value(v)} })
+		}}
 	}
+	if v == nil {
+		return NotNull(column)
+	}
+	return where("<>", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: v} })
 }
 
 // OneOf keeps rows whose column equals one of values; none when there are no values.
 func OneOf[V any](column string, values []V) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression {
-			in := clause.IN{Column: c}
-			for _, v := range values {
-				if !impossible(value(v)) {
-					in.Values = append(in.Values, value(v))
-				}
-			}
-			if len(in.Values) == 0 {
-				return nothing
-			}
-			return in
-		})
+	some := make([]any, 0, len(values))
+	for _, v := range values {
+		if v := value(v); !impossible(v) {
+			some = append(some, v)
+		}
 	}
+	if len(some) == 0 {
+		return none(column)
+	}
+	return where(fmt.Sprintf("in %d", len(some)), column, some, func(c clause.Column) clause.Expression {
+		return clause.IN{Column: c, Values: some}
+	})
 }
 
 // Before keeps rows whose column is earlier than t.
 func Before(column string, t time.Time) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Lt{Column: c, Value: value(t)} })
-	}
+	v := value(t)
+	return where("<", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Lt{Column: c, Value: v} })
 }
 
 // After keeps rows whose column is later than t or equal to it, so that Before and After of one time split a table.
-func After(column string, t time.Time) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Gte{Column: c, Value: value(t)} })
-	}
+func After(column string, t time.Time) Filter { return atLeast(column, value(t)) }
+
+func atLeast(column string, v any) Filter {
+	return where(">=", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Gte{Column: c, Value: v} })
 }
 
 // IsNull keeps rows whose column has no value.
 func IsNull(column string) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: nil} })
-	}
+	return where("is null", column, nil, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: nil} })
 }
 
 // NotNull keeps rows whose column has a value.
 func NotNull(column string) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: nil} })
-	}
+	return where("is not null", column, nil, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: nil} })
 }
 
 // EqFold keeps rows whose text equals s, whatever the case of ASCII letters. Names have an index for it.
 func EqFold(column, s string) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression {
-			if impossible(s) {
-				return nothing
-			}
-			return clause.Expr{SQL: "LOWER(?) = LOWER(?)", Vars: []any{c, s}}
-		})
+	if impossible(s) {
+		return none(column)
 	}
+	return where("fold =", column, []any{s}, func(c clause.Column) clause.Expression {
+		return clause.Expr{SQL: "LOWER(?) = LOWER(?)", Vars: []any{c, s}}
+	})
 }
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
 // Like keeps rows whose text contains s, whatever the case of ASCII letters. Wildcards in s are plain characters.
-func Like(column, s string) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression {
-			if impossible(s) {
-				return nothing
-			}
-			op := "LIKE" // of SQLite: ignores the case of ASCII letters
-			if q.postgres {
-				op = "ILIKE"
-			}
-			return clause.Expr{SQL: `? ` + op + ` ? ESCAPE '\'`, Vars: []any{c, "%" + likeEscaper.Replace(s) + "%"}}
-		})
-	}
-}
+func Like(column, s string) Filter { return AnyLike([]string{column}, s) }
 
 // AnyLike is Like on any of several columns.
 func AnyLike(columns []string, s string) Filter {
-	return func(q *query) error {
+	return Filter{apply: func(q *query) error {
 		if impossible(s) {
 			q.db = q.db.Where(nothing)
 			return nil
 		}
-		op := "LIKE"
+		op := "LIKE" // of SQLite: ignores the case of ASCII letters
 		if q.postgres {
 			op = "ILIKE"
 		}
@@ -179,16 +177,20 @@ func AnyLike(columns []string, s string) Filter {
 			if err != nil {
 				return err
 			}
-			some = append(some, clause.Expr{SQL: `? ` + op + ` ? ESCAPE '\'`, Vars: []interface{}{c, "%" + likeEscaper.Replace(s) + "%"}})
+			some = append(some, clause.Expr{SQL: `? ` + op + ` ? ESCAPE '\'`, Vars: []any{c, "%" + likeEscaper.Replace(s) + "%"}})
+		}
+		if len(some) == 1 { // one alternative among conditions would be an alternative to them
+			q.db = q.db.Where(some[0])
+			return nil
 		}
 		q.db = q.db.Where(clause.Or(some...))
 		return nil
-	}
+	}}
 }
 
 // AscFold orders by a column whatever the case of ASCII letters, smallest first; Fold orders the same way.
 func AscFold(column string) Filter {
-	return func(q *query) error {
+	return Filter{shape: "fold asc " + column, apply: func(q *query) error {
 		c, err := q.column(column)
 		if err != nil {
 			return err
@@ -196,7 +198,7 @@ func AscFold(column string) Filter {
 		q.ordered = true
 		q.db = q.db.Order(clause.OrderByColumn{Column: clause.Column{Name: "LOWER(" + c.Name + ")", Raw: true}})
 		return nil
-	}
+	}}
 }
 
 // Fold is a text as EqFold and AscFold compare it: ASCII letters in lower case, bytes otherwise as they are.
@@ -216,7 +218,7 @@ func Asc(column string) Filter { return order(column, false) }
 func Desc(column string) Filter { return order(column, true) }
 
 func order(column string, desc bool) Filter {
-	return func(q *query) error {
+	return Filter{shape: fmt.Sprintf("order %t %s", desc, column), apply: func(q *query) error {
 		c, err := q.column(column)
 		if err != nil {
 			return err
@@ -224,24 +226,24 @@ func order(column string, desc bool) Filter {
 		q.ordered = true
 		q.db = q.db.Order(clause.OrderByColumn{Column: c, Desc: desc})
 		return nil
-	}
+	}}
 }
 
 // Limit returns at most n rows; n must be positive.
 func Limit(n int) Filter {
-	return func(q *query) error {
+	return Filter{shape: fmt.Sprintf("limit %d", n), limit: []any{n}, apply: func(q *query) error {
 		if n <= 0 {
 			return fmt.Errorf("store: a limit of %d rows", n)
 		}
 		q.db = q.db.Limit(n)
 		return nil
-	}
+	}}
 }
 
 // Only reads just these columns and leaves the other fields zero: a list of thousands need not decode what it does not
 // show. The row's version is not among them, so Update refuses such a row instead of emptying it.
 func Only(columns ...string) Filter {
-	return func(q *query) error {
+	return Filter{shape: "only " + strings.Join(columns, ","), apply: func(q *query) error {
 		for _, name := range columns {
 			if _, err := q.column(name); err != nil {
 				return err
@@ -252,40 +254,34 @@ func Only(columns ...string) Filter {
 		}
 		q.db = q.db.Select(columns)
 		return nil
-	}
+	}}
 }
 
 // Offset skips n rows.
 func Offset(n int) Filter {
-	return func(q *query) error {
+	return Filter{apply: func(q *query) error {
 		if n < 0 {
 			return fmt.Errorf("store: an offset of %d rows", n)
 		}
 		q.db = q.db.Offset(n)
 		return nil
-	}
+	}}
 }
 
 // ForUpdate makes a concurrent transaction that wants the same rows wait. SQLite has one writer anyway.
 func ForUpdate() Filter {
-	return func(q *query) error {
+	return Filter{shape: "for update", apply: func(q *query) error {
 		if q.postgres {
 			q.db = q.db.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate})
 		}
 		return nil
-	}
+	}}
 }
 
 // AtLeast keeps rows whose number is v or more.
-func AtLeast(column string, v int64) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Gte{Column: c, Value: v} })
-	}
-}
+func AtLeast(column string, v int64) Filter { return atLeast(column, v) }
 
 // AtMost keeps rows whose number is v or less.
 func AtMost(column string, v int64) Filter {
-	return func(q *query) error {
-		return q.where(column, func(c clause.Column) clause.Expression { return clause.Lte{Column: c, Value: v} })
-	}
+	return where("<=", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Lte{Column: c, Value: v} })
 }

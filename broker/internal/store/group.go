@@ -93,7 +93,7 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) e
 	// A time of its own, however long it waited: a statement that is cut off would take the whole group with it.
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), txTimeout)
 	defer cancel()
-	tx := &Tx{store: s, db: s.on(own, &s.writer), kept: open.kept}
+	tx := &Tx{store: s, db: s.on(own, &s.writer), line: &s.writer, ctx: own, kept: open.kept}
 	return open, tx, open.run(own, tx, f)
 }
 

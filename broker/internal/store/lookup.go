@@ -46,11 +46,11 @@ func (tx *Tx) FindAccount(nameOrID string) (Account, error) {
 	if impossible(nameOrID) {
 		return Account{}, fmt.Errorf("%w: Account", ErrNotFound)
 	}
-	return Global[Account](tx).First(func(q *query) error {
+	return Global[Account](tx).First(Filter{apply: func(q *query) error {
 		q.db = q.db.Where(q.db.Session(&gorm.Session{NewDB: true}).
 			Where("id = ?", nameOrID).Or("LOWER(name) = LOWER(?)", nameOrID))
 		return nil
-	})
+	}})
 }
 
 // DeepSecurityConnections lists the connections to Deep Security Managers of all accounts, for the one who asks them.

@@ -34,6 +34,9 @@ type Store struct {
 	backend backend
 	gorm    *gorm.DB
 	clock   func() time.Time
+	logger  *slog.Logger
+	// statements are the texts that GORM has written.
+	statements statements
 	// commits counts transactions of the database that were committed for writing.
 	commits atomic.Int64
 	// turn lets one transaction write at a time; those that wait share its commit (group.go).
@@ -81,7 +84,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	s := &Store{backend: b, clock: o.Clock, reading: make(chan *line, readers)}
+	s := &Store{backend: b, clock: o.Clock, logger: o.Logger, reading: make(chan *line, readers)}
 	if err := s.start(ctx, o.Logger); err != nil {
 		s.Close()
 		return nil, err
@@ -207,7 +210,7 @@ func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err 
 			err = s.explain(fmt.Errorf("ending a transaction: %w", end))
 		}
 	}()
-	tx := &Tx{store: s, db: s.on(ctx, l), kept: map[any]any{}}
+	tx := &Tx{store: s, db: s.on(ctx, l), line: l, ctx: ctx, kept: map[any]any{}}
 	if err = f(tx); err == nil {
 		err = tx.fault
 	}
@@ -222,7 +225,7 @@ func (s *Store) peek(ctx context.Context, l *line, f func(*Tx) error, idle bool)
 	if err := l.begin(ctx, ""); err != nil {
 		return s.explain(fmt.Errorf("connecting to the database: %w", err))
 	}
-	tx := &Tx{store: s, db: s.on(ctx, l), kept: map[any]any{}}
+	tx := &Tx{store: s, db: s.on(ctx, l), line: l, ctx: ctx, kept: map[any]any{}}
 	err := f(tx)
 	if tx.fault == nil {
 		return err

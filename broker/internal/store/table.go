@@ -3,10 +3,12 @@ package store
 import (
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/google/uuid"
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
+	"gorm.io/gorm/schema"
 )
 
 // Table reads and writes the rows of one model inside one scope.
@@ -35,14 +37,14 @@ func (t Table[T]) name() string { return reflect.TypeFor[T]().Name() }
 
 func (t Table[T]) db() *gorm.DB { return t.tx.db.Set(scopeKey, t.scope) }
 
-func (t Table[T]) query(filters []Filter) (*query, error) {
-	db := t.db().Model(new(T))
+func (t Table[T]) query(db *gorm.DB, filters []Filter) (*query, error) {
+	db = db.Model(new(T))
 	if err := db.Statement.Parse(new(T)); err != nil {
 		return nil, err
 	}
 	q := &query{db: db, schema: db.Statement.Schema, postgres: t.tx.store.backend.name == "postgres"}
 	for _, f := range filters {
-		if err := f(q); err != nil {
+		if err := f.apply(q); err != nil {
 			return nil, err
 		}
 	}
@@ -81,16 +83,24 @@ func (t Table[T]) First(filters ...Filter) (T, error) {
 
 // List returns the rows that pass the filters, by primary key (oldest first) where nothing else orders them.
 func (t Table[T]) List(filters ...Filter) ([]T, error) {
-	q, err := t.query(filters)
+	var rows []T
+	s, err := t.statementFor(t.shapeOf("list", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
+		q, err := t.listing(dry, filters)
+		if err != nil {
+			return nil, nil, err
+		}
+		return q.db.Find(&rows), nil, nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range q.schema.PrimaryFields {
-		q.db = q.db.Order(clause.OrderByColumn{Column: clause.Column{Table: clause.CurrentTable, Name: f.DBName}})
+	if s != nil {
+		rows, err = read[T](t.tx, s, t.schema(), t.bound(filters))
+	} else {
+		rows, err = t.find(filters)
 	}
-	rows := []T{}
-	if err := q.db.Find(&rows).Error; err != nil {
-		return nil, t.tx.failed("reading "+q.schema.Table, err)
+	if err != nil {
+		return nil, err
 	}
 	for i := range rows {
 		utc(&rows[i])
@@ -98,17 +108,73 @@ func (t Table[T]) List(filters ...Filter) ([]T, error) {
 	return rows, nil
 }
 
+func (t Table[T]) listing(db *gorm.DB, filters []Filter) (*query, error) {
+	q, err := t.query(db, filters)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range q.schema.PrimaryFields {
+		q.db = q.db.Order(clause.OrderByColumn{Column: clause.Column{Table: clause.CurrentTable, Name: f.DBName}})
+	}
+	return q, nil
+}
+
+// find has GORM read the rows.
+func (t Table[T]) find(filters []Filter) ([]T, error) {
+	q, err := t.listing(t.db(), filters)
+	if err != nil {
+		return nil, err
+	}
+	rows := []T{}
+	if err := q.db.Find(&rows).Error; err != nil {
+		return nil, t.tx.failed("reading "+q.schema.Table, err)
+	}
+	return rows, nil
+}
+
+// schema is how GORM maps T; it is parsed once for each model.
+func (t Table[T]) schema() *schema.Schema {
+	st := &gorm.Statement{DB: t.tx.store.gorm}
+	if err := st.Parse(new(T)); err != nil {
+		panic("store: " + err.Error()) // a model that no test has met
+	}
+	return st.Schema
+}
+
 // Count returns how many rows pass the filters; orders and limits do not count.
 func (t Table[T]) Count(filters ...Filter) (int64, error) {
-	q, err := t.query(filters)
+	var n int64
+	counting := func(db *gorm.DB) (*gorm.DB, error) {
+		q, err := t.query(db, filters)
+		if err != nil {
+			return nil, err
+		}
+		delete(q.db.Statement.Clauses, "ORDER BY")
+		delete(q.db.Statement.Clauses, "LIMIT")
+		return q.db.Count(&n), nil
+	}
+	s, err := t.statementFor(t.shapeOf("count", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
+		db, err := counting(dry)
+		return db, nil, err
+	})
 	if err != nil {
 		return 0, err
 	}
-	delete(q.db.Statement.Clauses, "ORDER BY")
-	delete(q.db.Statement.Clauses, "LIMIT")
-	var n int64
-	if err := q.db.Count(&n).Error; err != nil {
-		return 0, t.tx.failed("counting "+q.schema.Table, err)
+	if s == nil {
+		db, err := counting(t.db())
+		if err != nil {
+			return 0, err
+		}
+		if db.Error != nil {
+			return 0, t.tx.failed("counting "+db.Statement.Table, db.Error)
+		}
+		return n, nil
+	}
+	began := time.Now()
+	err = t.tx.line.QueryRowContext(t.tx.ctx, s.text, t.bound(filters)...).Scan(&n)
+	t.tx.store.slow(t.tx.ctx, s.text, 1, time.Since(began))
+	if err != nil {
+		return 0, t.tx.failed("counting rows of "+t.name(), err)
 	}
 	return n, nil
 }
@@ -136,14 +202,33 @@ func (t Table[T]) Insert(row *T) error {
 	}
 	t.tx.changed(t.name())
 	// ON CONFLICT DO NOTHING instead of an error: PostgreSQL aborts the whole transaction on a unique violation.
-	db := t.db().Clauses(clause.OnConflict{DoNothing: true}).Create(row)
-	if db.Error != nil {
-		return t.tx.failed("storing a row of "+t.name(), db.Error)
+	n, err := t.insert(row)
+	if err != nil {
+		return err
 	}
-	if db.RowsAffected == 0 {
+	if n == 0 {
 		return fmt.Errorf("%w: %s", ErrDuplicate, t.name())
 	}
 	return nil
+}
+
+func (t Table[T]) insert(row *T) (int64, error) {
+	s, err := t.insertion(row)
+	if err != nil {
+		return 0, err
+	}
+	if s == nil {
+		db := t.db().Clauses(clause.OnConflict{DoNothing: true}).Create(row)
+		if db.Error != nil {
+			return 0, t.tx.failed("storing a row of "+t.name(), db.Error)
+		}
+		return db.RowsAffected, nil
+	}
+	values, err := stored(t.tx.ctx, s.fields, reflect.ValueOf(row).Elem(), 0)
+	if err != nil {
+		return 0, err
+	}
+	return t.tx.run(s, "storing a row of "+t.name(), values)
 }
 
 // Update stores all columns of a row that was read before and counts its Version up. ErrStale means that someone else
@@ -163,15 +248,13 @@ func (t Table[T]) Update(row *T) error {
 	id := r.identity()
 	read, updatedAt := *id.version, *id.updatedAt
 	*id.version, *id.updatedAt = read+1, t.tx.Now()
-	db := t.db().Model(new(T)).Where(clause.Eq{Column: clause.Column{Name: "id"}, Value: *id.id}).
-		Where(clause.Eq{Column: clause.Column{Name: "version"}, Value: read}).
-		Select("*").Omit("ID", "AccountID", "CreatedAt").UpdateColumns(row)
-	if db.Error == nil && db.RowsAffected == 1 {
+	changed, err := t.update(row, *id.id, read)
+	if err == nil && changed == 1 {
 		return nil
 	}
 	*id.version, *id.updatedAt = read, updatedAt
-	if db.Error != nil {
-		return t.tx.failed("changing a row of "+t.name(), db.Error)
+	if err != nil {
+		return err
 	}
 	n, err := t.Count(Eq("id", *id.id))
 	if err != nil {
@@ -181,6 +264,25 @@ func (t Table[T]) Update(row *T) error {
 		return fmt.Errorf("%w: %s", ErrNotFound, t.name())
 	}
 	return fmt.Errorf("%w: %s", ErrStale, t.name())
+}
+
+func (t Table[T]) update(row *T, id string, read int64) (int64, error) {
+	s, err := t.change(row, id, read)
+	if err != nil {
+		return 0, err
+	}
+	if s == nil {
+		db := changing[T](t.db(), row, id, read)
+		if db.Error != nil {
+			return 0, t.tx.failed("changing a row of "+t.name(), db.Error)
+		}
+		return db.RowsAffected, nil
+	}
+	values, err := stored(t.tx.ctx, s.fields, reflect.ValueOf(row).Elem(), 3)
+	if err != nil {
+		return 0, err
+	}
+	return t.tx.run(s, "changing a row of "+t.name(), append(values, t.bound([]Filter{Eq("id", id), Eq("version", read)})...))
 }
 
 // Delete removes the row with the ID, or returns ErrNotFound.
@@ -197,14 +299,30 @@ func (t Table[T]) DeleteWhere(filters ...Filter) (int64, error) {
 	if len(filters) == 0 {
 		return 0, fmt.Errorf("store: deleting every %s needs a filter that says so", t.name())
 	}
-	q, err := t.query(filters)
+	t.tx.changed(t.name())
+	deleting := func(db *gorm.DB) (*gorm.DB, error) {
+		q, err := t.query(db, filters)
+		if err != nil {
+			return nil, err
+		}
+		return q.db.Delete(new(T)), nil
+	}
+	s, err := t.statementFor(t.shapeOf("delete", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
+		db, err := deleting(dry)
+		return db, nil, err
+	})
 	if err != nil {
 		return 0, err
 	}
-	t.tx.changed(t.name())
-	db := q.db.Delete(new(T))
+	if s != nil {
+		return t.tx.run(s, "deleting rows of "+t.name(), t.bound(filters))
+	}
+	db, err := deleting(t.db())
+	if err != nil {
+		return 0, err
+	}
 	if db.Error != nil {
-		return 0, t.tx.failed("deleting from "+q.schema.Table, db.Error)
+		return 0, t.tx.failed("deleting rows of "+t.name(), db.Error)
 	}
 	return db.RowsAffected, nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -10,7 +11,10 @@ import (
 // Tx is one running transaction. It ends with the function it was given to and is used by one goroutine.
 type Tx struct {
 	store *Store
+	// db is GORM on line, and ctx the time that statements have.
 	db    *gorm.DB
+	line  *line
+	ctx   context.Context
 	hooks []func()
 	// fault is the first error of the database. It forbids the commit even when the caller swallowed it: PostgreSQL
 	// has aborted the transaction by then, and SQLite must not differ.
