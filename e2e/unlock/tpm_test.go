@@ -58,8 +58,8 @@ func TestTPM_wholeLifeOfASealedMachine(t *testing.T) {
 		p.Name, p.OnFailure = "measured", api.ActionManual
 		p.Rules = []api.Rule{{Fact: api.FactTPMPCR, Subject: "8", Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: pcr}}},
 			{Fact: api.FactIdentityKey, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: api.KeyInTPM}}}}
-		a.policy(d, p)
-		if _, err := m.Run(t.Context(), "request", d.ID); err != nil {
+		p = a.policy(d, p)
+		if _, err := a.AssignPolicy(t.Context(), first.RequestID, api.PolicyAssignment{PolicyID: p.ID}); err != nil { // and judged by it at once
 			t.Fatal(err)
 		}
 		m.mounted(0)
@@ -126,13 +126,13 @@ func TestCloud_signedIdentityOfARealAgent(t *testing.T) {
 		a := newAccount(t, s)
 		m := a.machine(1, fmt.Sprintf("tpm: \"off\"\nec2: \"on\"\nec2_endpoint: %s\n", service.URL))
 		d := m.encrypt(0, api.DeviceWrite{KeyBits: 256, Access: api.AccessReadWrite})
-		a.request(d.ID, api.KeyPending)
+		r := a.request(d.ID, api.KeyPending)
 		p := auto()
 		p.Name = "in Frankfurt"
 		p.Rules = []api.Rule{{Fact: api.FactLocation, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "eu-central-1b"}}},
 			{Fact: api.FactCloudInstance, Match: api.MatchAll, Conditions: []api.Condition{{Operator: api.OpEqual, Value: "i-0123456789abcdef0"}}}}
-		a.policy(d, p)
-		if _, err := m.Run(t.Context(), "request", d.ID); err != nil {
+		p = a.policy(d, p)
+		if _, err := a.AssignPolicy(t.Context(), r.RequestID, api.PolicyAssignment{PolicyID: p.ID}); err != nil { // and judged by it at once
 			t.Fatal(err)
 		}
 		m.mounted(0)
