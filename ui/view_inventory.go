@@ -131,6 +131,8 @@ type RAIDSetPage struct {
 	Back       Link
 	Submit     string
 	Status     *Badge
+	Detail     string // what explains the status
+	Facts      []Pair
 }
 
 // Candidate is a row of a picker: a check box with what it stands for.

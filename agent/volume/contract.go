@@ -38,7 +38,8 @@ type Request interface {
 
 // Grant is a delivered key with what the broker says about the volume.
 type Grant struct {
-	// Key is owned by whoever holds the Grant; opening a volume hands it over.
+	// Key is owned by whoever holds the Grant; opening a volume hands it over. For a RAID set (Device.Set) it is the keys of
+	// all members, one after the other.
 	Key *keymem.Key
 	// LeaseEnd is when the key must be gone unless it is renewed, on the Boottime clock. It counts from the moment the
 	// delivery was asked for, so that a slow answer shortens it.

@@ -95,10 +95,14 @@ func prepare(d api.AssignedDevice, disk string, o Options) *Volume {
 	if o.Changed == nil {
 		o.Changed = func(Snapshot) {}
 	}
-	o.Logger = o.Logger.With("device", d.Name, "device_id", d.ID)
+	name := d.Name
+	if d.Set != nil {
+		name = d.Set.Name
+	}
+	o.Logger = o.Logger.With("device", name, "device_id", d.ID)
 	v := &Volume{o: o, inbox: make(chan message, 16), pauses: make(chan pauseRequest), quit: make(chan struct{}), finished: make(chan struct{}), state: Discovered,
 		disk: disk, term: lease{clock: o.Boottime}, leaseMode: o.LeaseMode}
-	v.snap = Snapshot{DeviceID: d.ID, Name: d.Name, Disk: disk, State: Discovered, Since: o.Now()}
+	v.snap = Snapshot{DeviceID: d.ID, Name: name, Disk: disk, State: Discovered, Since: o.Now()}
 	return v
 }
 

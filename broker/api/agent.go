@@ -120,6 +120,29 @@ type AssignedDevice struct {
 	// Writers counts how often the device's key went from one machine that may write to another. A volume that was
 	// suspended under another count must not go on: what its file system knows of the device is out of date.
 	Writers int64 `json:"writers,omitempty"`
+	// Set is the RAID set whose first member the device is. Requests, jobs and reports of a set name that device; its keys
+	// are delivered together.
+	Set *AssignedSet `json:"set,omitempty"`
+	// SetID is the RAID set that the device is a member of. Its other members are in the first one's Set.
+	SetID string `json:"set_id,omitempty"`
+}
+
+// AssignedSet is a RAID set (RAID 0) of encrypted volumes.
+type AssignedSet struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// Chunk is how many bytes lie on one member before the next one follows.
+	Chunk int64 `json:"chunk"`
+	// Members are all of them in the order of their places.
+	Members []AssignedMember `json:"members"`
+}
+
+// AssignedMember is a device of a RAID set.
+type AssignedMember struct {
+	ID       string        `json:"id"`
+	Identity string        `json:"identity"`
+	Name     string        `json:"name"`
+	Volume   *VolumeRecord `json:"volume,omitempty"`
 }
 
 // VolumeRecord is the authoritative description of an encrypted volume. An agent opens a volume only when its LUKS2
@@ -237,7 +260,7 @@ type DeliveryRequest struct {
 	PublicKey []byte `json:"public_key"`
 }
 
-// KeyDelivery is a sealed device key. SealedKey is HPKE ciphertext (mode base, MLKEM768-X25519, HKDF-SHA256,
+// KeyDelivery is a sealed device key, or the keys of all members of a RAID set one after the other. SealedKey is HPKE ciphertext (mode base, MLKEM768-X25519, HKDF-SHA256,
 // AES-256-GCM), EncapsulatedKey the encapsulation, and the AAD the bytes of Binding exactly as sent.
 type KeyDelivery struct {
 	// Binding is canonical JSON of DeliveryBinding; the agent compares every field with what it asked for.
@@ -385,11 +408,13 @@ type JobKeyRequest struct {
 	Nonce     string `json:"nonce"`
 }
 
-// JobProgress reports an encrypt job. Done carries the volume record, Failed the reason.
+// JobProgress reports an encrypt job. Done carries the volume record, of a RAID set those of all members; Failed the reason.
 type JobProgress struct {
 	Phase   string        `json:"phase"` // "header", "file system", "done", "failed"
 	Percent int           `json:"percent"`
 	Done    bool          `json:"done,omitempty"`
 	Failed  string        `json:"failed,omitempty"`
 	Volume  *VolumeRecord `json:"volume,omitempty"`
+	// Members are the records of a RAID set's members in the order of their places; Volume is empty then.
+	Members []VolumeRecord `json:"members,omitempty"`
 }

@@ -26,6 +26,7 @@ const (
 	encapsulatedBytes = 1120 // ML-KEM-768 ciphertext and X25519 share
 	maxBinding        = 4096
 	tagBytes          = 16
+	maxMembers        = 64 // of a RAID set
 )
 
 // DeliveryKey is the private half of one request's HPKE key. It opens what is sealed to PublicKey; make a fresh one for
@@ -57,7 +58,8 @@ func (k *DeliveryKey) GoString() string { return "REDACTED" }
 // LogValue says REDACTED.
 func (k *DeliveryKey) LogValue() slog.Value { return slog.StringValue("REDACTED") }
 
-// Open returns the volume key of a delivery, which the caller owns and wipes. It refuses, with an error that wraps
+// Open returns the volume key of a delivery, or the keys of all members of a RAID set one after the other as
+// MemberKeyBytes says, which the caller owns and wipes. It refuses, with an error that wraps
 // ErrDelivery, a delivery whose binding differs from want in any field: another account, request, device, instance or
 // nonce. want.LeaseSeconds 0 takes the broker's lease as it is, and the hashes in want are not looked at: the binding must
 // name the volume record and the device that came with it. Open may be called again after a lost answer.
@@ -86,16 +88,8 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 	if len(d.EncapsulatedKey) != encapsulatedBytes {
 		return nil, fmt.Errorf("its encapsulation has %d bytes, not %d", len(d.EncapsulatedKey), encapsulatedBytes)
 	}
-	keyBytes := len(d.SealedKey) - tagBytes
-	if keyBytes < minVolumeKey || keyBytes > maxVolumeKey {
-		return nil, fmt.Errorf("a sealed key of %d bytes is no volume key", len(d.SealedKey))
-	}
-	if bits := d.Volume.KeyBits; bits != 0 {
-		if n, err := VolumeKeyBytes(d.Volume.Cipher, bits); err != nil || n != keyBytes {
-			return nil, fmt.Errorf("it holds a key of %d bytes, which is none of %s with %d bits, as its volume record says", keyBytes, d.Volume.Cipher, bits)
-		}
-	} else if keyBytes != 32 && keyBytes != 48 && keyBytes != 64 {
-		return nil, fmt.Errorf("a key of %d bytes is none of XTS", keyBytes)
+	if err := checkKeyBytes(d); err != nil {
+		return nil, err
 	}
 	_, kdf, aead := DeliverySuite()
 	recipient, err := hpke.NewRecipient(d.EncapsulatedKey, k.private, kdf, aead, []byte(api.HPKEInfo))
@@ -107,6 +101,73 @@ func (k *DeliveryKey) open(d api.KeyDelivery, want api.DeliveryBinding) ([]byte,
 		return nil, fmt.Errorf("it is not sealed to this request: %w", err)
 	}
 	return key, nil
+}
+
+// checkKeyBytes compares the length of the sealed keys with what they are for, before anything is opened.
+func checkKeyBytes(d api.KeyDelivery) error {
+	keyBytes := len(d.SealedKey) - tagBytes
+	if d.Device.Set != nil {
+		lengths, err := MemberKeyBytes(d.Device, d.Volume)
+		if err != nil {
+			return err
+		}
+		total := 0
+		for _, n := range lengths {
+			total += n
+		}
+		if keyBytes != total {
+			return fmt.Errorf("it holds %d bytes of keys, the members of RAID set %.64q have %d", keyBytes, d.Device.Set.ID, total)
+		}
+		return nil
+	}
+	if keyBytes < minVolumeKey || keyBytes > maxVolumeKey {
+		return fmt.Errorf("a sealed key of %d bytes is no volume key", len(d.SealedKey))
+	}
+	if bits := d.Volume.KeyBits; bits != 0 {
+		if n, err := VolumeKeyBytes(d.Volume.Cipher, bits); err != nil || n != keyBytes {
+			return fmt.Errorf("it holds a key of %d bytes, which is none of %s with %d bits, as its volume record says", keyBytes, d.Volume.Cipher, bits)
+		}
+	} else if keyBytes != 32 && keyBytes != 48 && keyBytes != 64 {
+		return fmt.Errorf("a key of %d bytes is none of XTS", keyBytes)
+	}
+	return nil
+}
+
+// MemberKeyBytes are the lengths of the keys in a delivery for a device: one, or for a RAID set one for each member in its
+// order. volume is the delivery's record, empty for a device that is to be encrypted; that of a set is its first member's.
+func MemberKeyBytes(device api.AssignedDevice, volume api.VolumeRecord) ([]int, error) {
+	length := func(v api.VolumeRecord) (int, error) {
+		if v.KeyBits == 0 {
+			return VolumeKeyBytes(api.CipherXTS, device.KeyBits)
+		}
+		return VolumeKeyBytes(v.Cipher, v.KeyBits)
+	}
+	if device.Set == nil {
+		n, err := length(volume)
+		return []int{n}, err
+	}
+	if n := len(device.Set.Members); n < 2 || n > maxMembers {
+		return nil, fmt.Errorf("a RAID set of %d members; expected are 2 to %d", n, maxMembers)
+	}
+	var out []int
+	for i, m := range device.Set.Members {
+		if (m.Volume == nil) != (volume.KeyBits == 0) {
+			return nil, fmt.Errorf("member %d (%.64q) of RAID set %.64q lacks its volume record, or should have none", i, m.Name, device.Set.Name)
+		}
+		v := api.VolumeRecord{}
+		if m.Volume != nil {
+			v = *m.Volume
+		}
+		n, err := length(v)
+		if err != nil {
+			return nil, fmt.Errorf("member %d (%.64q) of RAID set %.64q: %w", i, m.Name, device.Set.Name, err)
+		}
+		if i == 0 && m.ID != device.ID {
+			return nil, fmt.Errorf("the first member of RAID set %.64q is %.64q, not the device %.64q", device.Set.Name, m.ID, device.ID)
+		}
+		out = append(out, n)
+	}
+	return out, nil
 }
 
 // compareRecords checks that the volume record and the device of a delivery are those that its key is bound to.

@@ -24,6 +24,7 @@ var suites = []struct {
 	{"attach", "keyward/agent/internal/attach", ".", "everyByteGoesThrough|fileSystemKeepsItsFiles|agentIsKilledAndReattaches/1_", 50},
 	{"guest", "keyward/e2e/vm/guest", ".", "", 16},
 	{"daemon", "keyward/agent/internal/daemon", "TestUpgrade|TestAgent_killed", "", 4},
+	{"stock", "keyward/agent/internal/cli", "TestExportedKey_printedCommandsOpenItWithoutUs", "", 3},
 }
 
 // guestRun picks tests in the guest, for whoever works on one.
@@ -57,7 +58,7 @@ func TestGuest(t *testing.T) {
 	m := Machine{Kernel: kernel, Init: filepath.Join(dir, "init"),
 		Modules: []string{"nbd", "loop", "fuse", "xfs", "dm-mod", "dm-crypt", "aesni-intel", "xts", "ecb", "essiv", "authenc",
 			"crc32c_generic", "crc32c-intel", "md-mod", "raid0", "sunrpc", "nfsd", "nfsv4"},
-		Tools:   []string{"mkfs.ext4", "e2fsck", "debugfs", "mkfs.xfs", "xfs_repair", "cryptsetup", "mdadm", "fio"},
+		Tools:   []string{"mkfs.ext4", "e2fsck", "debugfs", "mkfs.xfs", "xfs_repair", "cryptsetup", "dmsetup", "mdadm", "fio"},
 		Scratch: 3 << 30}
 	compile(t, m.Init, "build", "keyward/e2e/vm/guest")
 	for _, s := range suites {

@@ -100,6 +100,35 @@ func (k *Key) Clone() (*Key, error) {
 	return c, nil
 }
 
+// Split makes an independent copy of each of several secrets that lie one after the other, of the given lengths, which must
+// be the whole. The original stays the caller's.
+func (k *Key) Split(lengths ...int) ([]*Key, error) {
+	rest := k.Bytes()
+	var parts []*Key
+	fail := func(err error) ([]*Key, error) {
+		for _, p := range parts {
+			p.Wipe()
+		}
+		return nil, err
+	}
+	for _, n := range lengths {
+		if n < 1 || n > len(rest) {
+			return fail(fmt.Errorf("split a secret of %d bytes into %v", k.Len(), lengths))
+		}
+		p, err := New(n)
+		if err != nil {
+			return fail(err)
+		}
+		copy(p.r.mem, rest)
+		parts, rest = append(parts, p), rest[n:]
+	}
+	clearRegisters()
+	if len(rest) > 0 {
+		return fail(fmt.Errorf("split a secret of %d bytes into %v", k.Len(), lengths))
+	}
+	return parts, nil
+}
+
 // Wipe overwrites the secret, and what signals have saved of it, and returns its memory. The caller makes sure that
 // nobody is using Bytes. Wiping twice, or wiping nil, does nothing.
 func (k *Key) Wipe() {

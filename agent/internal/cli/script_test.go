@@ -112,7 +112,10 @@ func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o600))
 	case "export":
-		ts.Check(os.WriteFile(ts.MkAbs(args[3]), export(ts, b.Published(args[1]), args[2]), 0o600))
+		d := b.Published(args[1])
+		text, err := sealExport(d.ID, d.Name, *d.Volume, d.PlainKey(), args[2])
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[3]), text, 0o600))
 	case "recovery-key":
 		text, err := os.ReadFile(ts.MkAbs(args[1]))
 		ts.Check(err)
@@ -132,25 +135,29 @@ func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// export seals a device key as documented at client.ExportFile.
-func export(ts *testscript.TestScript, d brokertest.Device, passphrase string) []byte {
-	record, err := json.Marshal(d.Volume)
-	ts.Check(err)
+// sealExport seals a device key as documented at client.ExportFile.
+func sealExport(id, name string, volume api.VolumeRecord, key []byte, passphrase string) ([]byte, error) {
+	record, err := json.Marshal(volume)
+	if err != nil {
+		return nil, err
+	}
 	random := make([]byte, 16+12)
 	_, _ = rand.Read(random)
 	salt, nonce := random[:16], random[16:]
-	f := client.ExportFile{Version: client.ExportVersion, Device: client.ExportDevice{ID: d.ID, Name: d.Name},
+	f := client.ExportFile{Version: client.ExportVersion, Device: client.ExportDevice{ID: id, Name: name},
 		Volume: base64.StdEncoding.EncodeToString(record),
 		KDF:    client.ExportKDF{Name: client.ExportKDFName, Time: 1, MemoryKiB: 8 << 10, Threads: 1, Salt: base64.StdEncoding.EncodeToString(salt)},
 		Key:    client.ExportKey{Cipher: client.ExportCipher}}
 	block, err := aes.NewCipher(argon2.IDKey([]byte(passphrase), salt, 1, 8<<10, 1, 32))
-	ts.Check(err)
+	if err != nil {
+		return nil, err
+	}
 	gcm, err := cipher.NewGCM(block)
-	ts.Check(err)
-	f.Key.Text = base64.StdEncoding.EncodeToString(gcm.Seal(nonce, nonce, d.PlainKey(), f.AAD()))
-	out, err := xml.Marshal(f)
-	ts.Check(err)
-	return out
+	if err != nil {
+		return nil, err
+	}
+	f.Key.Text = base64.StdEncoding.EncodeToString(gcm.Seal(nonce, nonce, key, f.AAD()))
+	return xml.Marshal(f)
 }
 
 // damage FILE OFFSET LENGTH overwrites bytes with zeroes.

@@ -156,7 +156,7 @@ func Run(ctx context.Context, o Options) error {
 		instead: func(deviceID string) { d.askFor(api.Command{Kind: api.CommandRequest, DeviceID: deviceID}) }}
 	d.complete = script.Script{Name: "mount_complete", Path: cfg.Scripts.MountComplete, Timeout: 10 * time.Minute, Logger: log}
 	d.platform = unlock.New(unlock.Options{AccountID: id.AccountID, RuntimeDir: attachments, Connections: cfg.Connections,
-		Grace: time.Duration(cfg.UnmountGraceSeconds) * time.Second, Leftovers: leftovers, Logger: log,
+		Grace: time.Duration(cfg.UnmountGraceSeconds) * time.Second, Leftovers: leftovers, Logger: log, Disk: d.whereIs,
 		Teardown: script.Script{Name: "teardown", Path: cfg.Scripts.Teardown,
 			Timeout: time.Duration(cfg.Scripts.TimeoutSeconds) * time.Second, Logger: log}})
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"keyward/agent/volume"
@@ -127,20 +128,19 @@ func (d *Daemon) apply(list api.DeviceList) {
 	}
 	known := map[string]bool{}
 	for _, a := range list.Devices {
-		f, here := d.found[a.Identity]
-		usable := a.Volume != nil && (a.Status == api.DeviceEncrypted || a.Status == api.DeviceInUse)
-		known[a.ID] = usable
-		if v := d.volumes[a.ID]; v != nil || !usable || !here {
+		disk, here := d.diskOf(a)
+		known[a.ID] = usable(a)
+		if v := d.volumes[a.ID]; v != nil || !usable(a) || !here {
 			// It came back under another name, or its key was destroyed and it was encrypted anew.
-			other := v != nil && here && (v.Snapshot().Disk != f.path || usable && a.Volume.UUID != before[a.ID])
+			other := v != nil && here && (v.Snapshot().Disk != disk || usable(a) && a.Volume.UUID != before[a.ID])
 			if other && v.Snapshot().State == volume.Locked {
-				asks = append(asks, start{v, f.path})
+				asks = append(asks, start{v, disk})
 			}
 			continue
 		}
-		v := volume.New(a, f.path, d.volumeOptions())
+		v := volume.New(a, disk, d.volumeOptions())
 		d.volumes[a.ID] = v
-		asks = append(asks, start{v, f.path})
+		asks = append(asks, start{v, disk})
 	}
 	for id, v := range d.volumes {
 		if !known[id] && !v.Snapshot().State.HoldsKey() && v.Snapshot().State != volume.Suspended {
@@ -155,6 +155,46 @@ func (d *Daemon) apply(list api.DeviceList) {
 	for _, v := range gone {
 		go func() { _ = v.Close(context.Background(), "the device is no longer assigned to this machine") }()
 	}
+}
+
+// usable says whether the broker has a volume of the device. A RAID set stands there as its first member, and is asked for
+// while one of its members is lost, too: the broker says which.
+func usable(a api.AssignedDevice) bool {
+	if a.Set != nil {
+		return !slices.ContainsFunc(a.Set.Members, func(m api.AssignedMember) bool { return m.Volume == nil })
+	}
+	return a.SetID == "" && a.Volume != nil && (a.Status == api.DeviceEncrypted || a.Status == api.DeviceInUse)
+}
+
+// diskOf is where a device is, or those members of a RAID set that are here. The caller holds d.mu.
+func (d *Daemon) diskOf(a api.AssignedDevice) (disk string, here bool) {
+	if a.Set == nil {
+		f, here := d.found[a.Identity]
+		return f.path, here
+	}
+	var paths []string
+	for _, m := range a.Set.Members {
+		if f, here := d.found[m.Identity]; here {
+			paths = append(paths, f.path)
+		}
+	}
+	return strings.Join(paths, ", "), len(paths) > 0
+}
+
+// whereIs is the disk with an identity.
+func (d *Daemon) whereIs(identity string) (disk string, here bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f, here := d.found[identity]
+	return f.path, here
+}
+
+// called is what people call a device, or the RAID set that it stands for.
+func called(a api.AssignedDevice) string {
+	if a.Set != nil {
+		return a.Set.Name
+	}
+	return a.Name
 }
 
 func (d *Daemon) volumeOptions() volume.Options {

@@ -67,7 +67,7 @@ func (d *Daemon) encrypt(c api.Command) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	j := &job{cancel: cancel, done: make(chan struct{}),
-		info: control.Job{ID: c.JobID, DeviceID: c.Device.ID, Device: c.Device.Name, Phase: "queued"}}
+		info: control.Job{ID: c.JobID, DeviceID: c.Device.ID, Device: called(*c.Device), Phase: "queued"}}
 	d.mu.Lock()
 	for _, old := range d.jobs {
 		// A job that has ended here is never run again: the command was on its way when the report was. Only a new life of
@@ -97,7 +97,7 @@ var errNotTaken = errors.New("the encrypt job was not taken")
 
 // run carries a job out and reports how it ended.
 func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
-	record, err := d.encryptDevice(ctx, j, c)
+	records, err := d.encryptDevice(ctx, j, c)
 	if ctx.Err() != nil { // the agent stops: the job is taken again later, from the start
 		j.at("interrupted", 0)
 		return
@@ -109,8 +109,12 @@ func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 		d.mu.Unlock()
 		return
 	}
-	out := api.JobProgress{Phase: "done", Percent: 100, Done: true, Volume: &record}
-	if err != nil {
+	out := api.JobProgress{Phase: "done", Percent: 100, Done: true}
+	if err == nil && c.Device.Set == nil {
+		out.Volume = &records[0]
+	} else if err == nil {
+		out.Members = records
+	} else {
 		d.log.Error("encrypt job", "job", c.JobID, "error", err)
 		j.mu.Lock()
 		j.info.Error = err.Error()
@@ -123,7 +127,7 @@ func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 		if d.link.saw(sent) == nil || final(sent) {
 			if sent != nil {
 				d.log.Error("the broker refused how an encrypt job ended", "job", c.JobID, "error", sent)
-			} else if err := encrypt.Forget(d.cfg.StateDir, c.Device.ID); err != nil {
+			} else if err := forget(d.cfg.StateDir, *c.Device); err != nil {
 				d.log.Warn("a job's marker stays", "job", c.JobID, "error", err)
 			}
 			break
@@ -133,38 +137,76 @@ func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 	d.refreshSoon()
 }
 
-func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) (api.VolumeRecord, error) {
+func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) ([]api.VolumeRecord, error) {
 	if _, err := d.scan(ctx); err != nil { // what was published may be minutes old
-		return api.VolumeRecord{}, fmt.Errorf("%w: %w", errNotTaken, err)
+		return nil, fmt.Errorf("%w: %w", errNotTaken, err)
 	}
-	d.mu.Lock()
-	disk, here := d.found[c.Device.Identity]
-	d.mu.Unlock()
-	if !here {
-		return api.VolumeRecord{}, fmt.Errorf("%w: device %s (%s) is not on this machine; publish the inventory again", errNotTaken, c.Device.Name, c.Device.Identity)
+	disks, err := d.disksOf(*c.Device)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotTaken, err)
 	}
 	nonce, err := d.broker.Nonce(ctx)
 	if d.link.saw(err) != nil {
-		return api.VolumeRecord{}, fmt.Errorf("%w: ask for a challenge: %w", errNotTaken, err)
+		return nil, fmt.Errorf("%w: ask for a challenge: %w", errNotTaken, err)
 	}
 	private, err := client.NewDeliveryKey()
 	if err != nil {
-		return api.VolumeRecord{}, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
+		return nil, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
 	}
 	delivery, err := d.broker.JobKey(ctx, c.JobID, api.JobKeyRequest{PublicKey: private.PublicKey(), Nonce: nonce.Nonce})
 	if d.link.saw(err) != nil {
-		return api.VolumeRecord{}, fmt.Errorf("%w: %w", errNotTaken, err)
+		return nil, fmt.Errorf("%w: %w", errNotTaken, err)
+	}
+	if !sameMembers(delivery.Device.Set, c.Device.Set) {
+		return nil, errors.New("the keys were delivered for other members than the job names: refused")
 	}
 	key, err := openDelivery(private, delivery, api.DeliveryBinding{Purpose: "encrypt-job", AccountID: d.id.AccountID, RequestID: c.JobID,
 		DeviceID: c.Device.ID, InstanceID: d.id.InstanceID, Nonce: nonce.Nonce, LeaseSeconds: delivery.LeaseSeconds})
 	if err != nil {
-		return api.VolumeRecord{}, err
+		return nil, err
 	}
 	told := newTeller(ctx, d, j)
 	defer told.end()
-	return encrypt.Job{ID: c.JobID, Device: *c.Device, Disk: disk.path, Identity: disk.identity, ReadOnly: disk.readOnly, InUse: disk.inUse,
-		Destroy: c.Destroy, Account: d.id.AccountID, Broker: d.id.Broker, StateDir: d.cfg.StateDir,
+	return encrypt.Job{ID: c.JobID, Device: *c.Device, Disks: disks, Destroy: c.Destroy, Account: d.id.AccountID, Broker: d.id.Broker, StateDir: d.cfg.StateDir,
 		RuntimeDir: filepath.Join(d.cfg.RuntimeDir, "volumes"), Connections: d.cfg.Connections, Progress: told.tell, Logger: d.log}.Run(ctx, key)
+}
+
+// sameMembers says whether two descriptions are of one RAID set with its members in the same places, or of none.
+func sameMembers(a, b *api.AssignedSet) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ID == b.ID && a.Chunk == b.Chunk && slices.EqualFunc(a.Members, b.Members, func(x, y api.AssignedMember) bool { return x.ID == y.ID && x.Identity == y.Identity })
+}
+
+// disksOf are where a device, or the members of a RAID set in their order, are on this machine.
+func (d *Daemon) disksOf(a api.AssignedDevice) ([]encrypt.Disk, error) {
+	all := []api.AssignedMember{{ID: a.ID, Identity: a.Identity, Name: a.Name}}
+	if a.Set != nil {
+		all = a.Set.Members
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []encrypt.Disk
+	for _, m := range all {
+		f, here := d.found[m.Identity]
+		if !here {
+			return nil, fmt.Errorf("device %s (%s) is not on this machine; publish the inventory again", m.Name, m.Identity)
+		}
+		out = append(out, encrypt.Disk{DeviceID: m.ID, Name: m.Name, Path: f.path, Identity: f.identity, InUse: f.inUse, ReadOnly: f.readOnly})
+	}
+	return out, nil
+}
+
+// forget ends that an interrupted job may start again over its own headers.
+func forget(stateDir string, a api.AssignedDevice) error {
+	err := encrypt.Forget(stateDir, a.ID)
+	if a.Set != nil {
+		for _, m := range a.Set.Members {
+			err = errors.Join(err, encrypt.Forget(stateDir, m.ID))
+		}
+	}
+	return err
 }
 
 // teller sends progress to the broker in the background: each phase at least once, and within a phase the newest only, so

@@ -20,18 +20,13 @@ import (
 	"keyward/nbdcrypt/luks2"
 )
 
-// Job is one encrypt job on one device.
+// Job is one encrypt job: on one device, or on all members of a RAID set together.
 type Job struct {
 	ID     string
 	Device api.AssignedDevice
-	// Disk is the path of the device, Identity what the machine knows it by.
-	Disk     string
-	Identity string
-	// InUse says who uses the device, ReadOnly that it cannot be written: either refuses the job. Disks that the running
-	// system stands on are no devices of any provider, and are refused once more by the look at the disk itself.
-	InUse    string
-	ReadOnly bool
-	Destroy  bool
+	// Disks are where the device is, or the members of Device.Set in their order.
+	Disks   []Disk
+	Destroy bool
 	// Account and Broker go into the header.
 	Account, Broker string
 	StateDir        string
@@ -41,58 +36,94 @@ type Job struct {
 	Logger          *slog.Logger
 }
 
+// Disk is a device of a job as this machine has it.
+type Disk struct {
+	// DeviceID is the broker's ID of the device, Name what people call it.
+	DeviceID, Name string
+	// Path is where it is, Identity what the machine knows it by.
+	Path, Identity string
+	// InUse says who uses the device, ReadOnly that it cannot be written: either refuses the job. Disks that the running
+	// system stands on are no devices of any provider, and are refused once more by the look at the disk itself.
+	InUse    string
+	ReadOnly bool
+}
+
 // Phases of a job as reported.
 const (
 	PhaseHeader     = "header"
 	PhaseFileSystem = "file system"
 )
 
-// Run writes header and file system and returns the volume's record. It owns key and wipes it. Run may be called again
-// for a job that was interrupted anywhere, also after its end and before the broker took note: it starts from the
-// beginning. Once the broker has taken note, Forget ends that.
-func (j Job) Run(ctx context.Context, key *keymem.Key) (api.VolumeRecord, error) {
+// Run writes headers and file system and returns the volumes' records, one for each disk. key is the key of the device, or
+// of all members of a set one after the other; Run owns it and wipes it. Run may be called again for a job that was
+// interrupted anywhere, also after its end and before the broker took note: it starts from the beginning. Once the broker
+// has taken note, Forget ends that.
+func (j Job) Run(ctx context.Context, key *keymem.Key) ([]api.VolumeRecord, error) {
 	defer key.Wipe()
-	if err := j.check(key); err != nil {
-		return api.VolumeRecord{}, j.failed(err)
-	}
-	mark := marker{JobID: j.ID, DeviceID: j.Device.ID, Identity: j.Identity}
-	begun, err := mark.begun(j.StateDir)
+	keys, err := j.check(key)
 	if err != nil {
-		return api.VolumeRecord{}, j.failed(err)
+		return nil, j.failed(err)
 	}
-	disk, err := blockdev.OpenFile(j.Disk, blockdev.FileOptions{})
+	defer func() {
+		for _, k := range keys {
+			k.Wipe()
+		}
+	}()
+	targets, err := j.look()
+	if err == nil {
+		err = j.write(ctx, targets, keys)
+	}
+	for _, t := range targets {
+		err = errors.Join(err, t.file.Close())
+	}
 	if err != nil {
-		return api.VolumeRecord{}, j.failed(err)
+		return nil, j.failed(err)
 	}
-	record, err := j.write(ctx, disk, key, mark, begun)
-	if err := errors.Join(err, disk.Close()); err != nil {
-		return api.VolumeRecord{}, j.failed(err)
+	out := make([]api.VolumeRecord, len(targets))
+	for i, t := range targets {
+		out[i] = record.OnWire(t.made)
 	}
-	return record, nil
+	return out, nil
 }
 
 func (j Job) failed(err error) error {
-	return fmt.Errorf("encrypt %s (%s): %w", j.Device.Name, j.Disk, err)
+	if j.Device.Set != nil {
+		return fmt.Errorf("encrypt RAID set %s: %w", j.Device.Set.Name, err)
+	}
+	return fmt.Errorf("encrypt %s (%s): %w", j.Device.Name, j.Disks[0].Path, err)
 }
 
-func (j Job) check(key *keymem.Key) error {
-	switch {
-	case j.ReadOnly:
-		return errors.New("the device is read-only")
-	case j.InUse != "":
-		return fmt.Errorf("the device is in use (%s); release it first", j.InUse)
-	case key.Len() != j.Device.KeyBits/4:
-		return fmt.Errorf("the delivered key has %d bytes, %d-bit XTS needs %d: refused", key.Len(), j.Device.KeyBits, j.Device.KeyBits/4)
+// check refuses what can be refused without a look at the disks, and returns the key of each.
+func (j Job) check(key *keymem.Key) ([]*keymem.Key, error) {
+	want := j.Device.KeyBits / 4
+	if key.Len() != want*len(j.Disks) {
+		return nil, fmt.Errorf("the delivered key has %d bytes, %d-bit XTS needs %d: refused", key.Len(), j.Device.KeyBits, want*len(j.Disks))
 	}
 	if _, err := mount.CheckTarget(j.Device.MountPoint); err != nil {
-		return err
+		return nil, err
 	}
-	return j.neverRoot()
+	lengths := make([]int, len(j.Disks))
+	for i, d := range j.Disks {
+		switch {
+		case d.ReadOnly:
+			return nil, d.named(errors.New("the device is read-only"))
+		case d.InUse != "":
+			return nil, d.named(fmt.Errorf("the device is in use (%s); release it first", d.InUse))
+		}
+		if err := neverRoot(d.Path); err != nil {
+			return nil, d.named(err)
+		}
+		lengths[i] = want
+	}
+	return key.Split(lengths...)
 }
 
+// named says which disk of several an error is about.
+func (d Disk) named(err error) error { return fmt.Errorf("device %s: %w", d.Name, err) }
+
 // neverRoot refuses a disk that the running system stands on, whatever inventory or broker say.
-func (j Job) neverRoot() error {
-	path, err := filepath.EvalSymlinks(j.Disk)
+func neverRoot(disk string) error {
+	path, err := filepath.EvalSymlinks(disk)
 	if err != nil {
 		return err
 	}
@@ -111,31 +142,68 @@ func (j Job) neverRoot() error {
 	return nil
 }
 
-func (j Job) write(ctx context.Context, disk *blockdev.File, key *keymem.Key, mark marker, begun bool) (api.VolumeRecord, error) {
+// target is a disk that may be written to.
+type target struct {
+	Disk
+	file  *blockdev.File
+	mark  marker
+	clean bool // nothing was recognised on it
+	made  luks2.Record
+}
+
+// look opens every disk and judges what it holds before the first byte is written to any. What it returns is closed by the
+// caller, also after an error.
+func (j Job) look() ([]target, error) {
 	j.Progress(PhaseHeader, 0)
-	contents, err := judge(disk, j.Device.ID, j.Account, j.Destroy, begun)
-	if err != nil {
-		return api.VolumeRecord{}, err
+	var out []target
+	for _, d := range j.Disks {
+		t := target{Disk: d, mark: marker{JobID: j.ID, DeviceID: d.DeviceID, Identity: d.Identity}}
+		begun, err := t.mark.begun(j.StateDir)
+		if err != nil {
+			return out, err
+		}
+		if t.file, err = blockdev.OpenFile(d.Path, blockdev.FileOptions{}); err != nil {
+			return out, err
+		}
+		out = append(out, t)
+		contents, err := judge(t.file, d.DeviceID, j.Account, j.Destroy, begun)
+		if err != nil {
+			return out, d.named(err)
+		}
+		out[len(out)-1].clean = contents.Empty
+		j.Logger.Info("encrypting", "disk", d.Path, "holds", contents.String(), "destroy", j.Destroy, "again", begun)
 	}
-	j.Logger.Info("encrypting", "disk", j.Disk, "holds", contents.String(), "destroy", j.Destroy, "again", begun)
-	if err := mark.set(j.StateDir); err != nil {
-		return api.VolumeRecord{}, err
-	}
-	if !contents.Empty {
-		if err := clearTail(disk); err != nil {
-			return api.VolumeRecord{}, err
+	return out, nil
+}
+
+func (j Job) write(ctx context.Context, targets []target, keys []*keymem.Key) error {
+	for i := range targets {
+		t := &targets[i]
+		if err := t.mark.set(j.StateDir); err != nil {
+			return err
+		}
+		if !t.clean {
+			if err := clearTail(t.file); err != nil {
+				return t.named(err)
+			}
+		}
+		var err error
+		t.made, err = luks2.Format(t.file, luks2.Params{Device: t.DeviceID, Account: j.Account, Broker: j.Broker, KeyBits: j.Device.KeyBits,
+			SectorSize: max(512, min(4096, sectorSize(t.file))), RAID: j.place(i), Overwrite: true}, keys[i])
+		if err != nil {
+			return t.named(err)
 		}
 	}
-	made, err := luks2.Format(disk, luks2.Params{Device: j.Device.ID, Account: j.Account, Broker: j.Broker, KeyBits: j.Device.KeyBits,
-		SectorSize: max(512, min(4096, sectorSize(disk))), Overwrite: true}, key)
-	if err != nil {
-		return api.VolumeRecord{}, err
-	}
 	j.Progress(PhaseHeader, 100)
-	if err := j.fileSystem(ctx, disk, made, key); err != nil {
-		return api.VolumeRecord{}, err
+	return j.fileSystem(ctx, targets, keys)
+}
+
+// place is where a disk stands in the RAID set, nil for a device that stands alone.
+func (j Job) place(i int) *luks2.RAIDMember {
+	if j.Device.Set == nil {
+		return nil
 	}
-	return record.OnWire(made), nil
+	return &luks2.RAIDMember{Set: j.Device.Set.ID, Index: i, Count: len(j.Disks), Chunk: j.Device.Set.Chunk}
 }
 
 // sectorSize is 4096 unless the device's size is not a whole number of them.
@@ -160,25 +228,58 @@ func clearTail(disk *blockdev.File) error {
 	return nil
 }
 
-// fileSystem makes the file system inside the new volume and has it on the disk when it returns.
-func (j Job) fileSystem(ctx context.Context, disk *blockdev.File, record luks2.Record, key *keymem.Key) error {
-	own, err := key.Clone()
+// fileSystem makes the file system inside the new volume, or stripe of volumes, and has it on the disks when it returns.
+func (j Job) fileSystem(ctx context.Context, targets []target, keys []*keymem.Key) error {
+	dev, err := opened(targets, keys)
 	if err != nil {
 		return err
 	}
-	vol, err := nbdcrypt.Open(disk, record, own, nbdcrypt.Options{})
-	if err != nil {
-		own.Wipe()
-		return err
+	id, size := targets[0].made.UUID, 0
+	if j.Device.Set != nil {
+		id = j.Device.Set.ID
 	}
-	att, err := attach.Attach(ctx, vol, attach.Options{Name: j.Device.Name, VolumeUUID: record.UUID, SectorSize: record.SectorSize,
+	for _, t := range targets {
+		size = max(size, t.made.SectorSize)
+	}
+	att, err := attach.Attach(ctx, dev, attach.Options{Name: j.Device.Name, VolumeUUID: id, SectorSize: size,
 		Connections: j.Connections, RuntimeDir: j.RuntimeDir, Logger: j.Logger})
 	if err != nil {
-		return errors.Join(err, vol.Close())
+		return errors.Join(err, dev.Close())
 	}
 	err = mount.Format(ctx, mount.FormatOptions{Device: att.Path(), Type: j.Device.FileSystem, Overwrite: true,
 		Progress: func(f float64, _ string) { j.Progress(PhaseFileSystem, int(f*100)) }})
-	return errors.Join(err, detach(att), vol.Close())
+	return errors.Join(err, detach(att), dev.Close())
+}
+
+// opened is the new volume, or the stripe of all.
+func opened(targets []target, keys []*keymem.Key) (blockdev.Device, error) {
+	var volumes []*nbdcrypt.Volume
+	fail := func(err error) (blockdev.Device, error) {
+		for _, v := range volumes {
+			err = errors.Join(err, v.Close())
+		}
+		return nil, err
+	}
+	for i, t := range targets {
+		own, err := keys[i].Clone()
+		if err != nil {
+			return fail(err)
+		}
+		vol, err := nbdcrypt.Open(t.file, t.made, own, nbdcrypt.Options{})
+		if err != nil {
+			own.Wipe()
+			return fail(t.named(err))
+		}
+		volumes = append(volumes, vol)
+	}
+	if len(volumes) == 1 {
+		return volumes[0], nil
+	}
+	stripe, err := nbdcrypt.NewStripe(volumes)
+	if err != nil {
+		return fail(err)
+	}
+	return stripe, nil
 }
 
 // detach waits for whoever looks at a new block device (udev) before it gives up.

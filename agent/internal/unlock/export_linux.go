@@ -11,7 +11,6 @@ import (
 	"keyward/agent/internal/mount"
 	"keyward/agent/volume"
 	"keyward/broker/api"
-	"keyward/nbdcrypt"
 	"keyward/nbdcrypt/blockdev"
 	"keyward/nbdcrypt/keymem"
 )
@@ -26,10 +25,10 @@ const freezeWait = 60 * time.Second
 type export struct {
 	o        Options
 	device   api.AssignedDevice
-	record   api.VolumeRecord
-	vol      *nbdcrypt.Volume
-	spare    *keymem.Key // of vol, for a next life of the agent; wiped with the volume's own
-	disk     *blockdev.File
+	record   api.VolumeRecord // of a RAID set, the first member's
+	parts    []part
+	dev      blockdev.Device // the volume, or the stripe of all
+	spare    *keymem.Key     // of all parts, for a next life of the agent; wiped with the volumes' own
 	att      attach.Attachment
 	readOnly bool
 	target   string // where it is mounted, empty while it is not
@@ -42,7 +41,7 @@ func (x *export) Info() volume.Info {
 	if x.readOnly {
 		access = api.AccessReadOnly
 	}
-	return volume.Info{Kind: x.att.Kind(), BlockDevice: x.att.Path(), MountPoint: x.target, Access: string(access), KeyProtection: x.vol.Protection()}
+	return volume.Info{Kind: x.att.Kind(), BlockDevice: x.att.Path(), MountPoint: x.target, Access: string(access), KeyProtection: x.parts[0].vol.Protection()}
 }
 
 // Mount implements volume.Export.
@@ -83,7 +82,7 @@ func (x *export) GiveUp(ctx context.Context, why string) (held bool, detail stri
 	var notes []string
 	note := func(err error) {
 		if err != nil {
-			x.o.Logger.Warn("giving up a volume", "device", x.device.Name, "error", err)
+			x.o.Logger.Warn("giving up a volume", "device", x.name(), "error", err)
 			notes = append(notes, err.Error())
 		}
 	}
@@ -115,7 +114,7 @@ func join(first string, notes []string) string {
 
 // teardown runs the script that ends what depends on the volume; mode tells it whether the mount goes or waits.
 func (x *export) teardown(ctx context.Context, why string, mode api.RevokeMode) error {
-	return x.o.Teardown.Run(ctx, "KEYWARD_DEVICE="+x.device.Name, "KEYWARD_DEVICE_ID="+x.device.ID,
+	return x.o.Teardown.Run(ctx, "KEYWARD_DEVICE="+x.name(), "KEYWARD_DEVICE_ID="+x.device.ID,
 		"KEYWARD_MOUNT_POINT="+x.target, "KEYWARD_REASON="+why, "KEYWARD_ACTION="+string(mode))
 }
 
@@ -133,7 +132,7 @@ func (x *export) close() error {
 			err = errors.Join(err, a.Abort(), x.att.Close())
 		}
 	}
-	return errors.Join(err, x.vol.Close(), x.disk.Close())
+	return errors.Join(err, x.dev.Close(), closeDisks(x.parts))
 }
 
 // Hold implements volume.Export. Programs that the teardown script leaves keep their files, and their requests wait.
@@ -143,7 +142,7 @@ func (x *export) Hold(ctx context.Context, why string) string {
 	}
 	detail := ""
 	if err := x.teardown(ctx, why, api.RevokeSuspend); err != nil {
-		x.o.Logger.Warn("suspending a volume", "device", x.device.Name, "error", err)
+		x.o.Logger.Warn("suspending a volume", "device", x.name(), "error", err)
 		detail = err.Error()
 	}
 	return join(detail, []string{x.hold(ctx)})
@@ -159,7 +158,7 @@ func (x *export) hold(ctx context.Context) string {
 			x.frozen = true
 		}
 	}
-	if err := x.vol.Suspend(); err != nil {
+	if err := x.suspend(); err != nil {
 		notes = append(notes, "flush before suspending: "+err.Error())
 	}
 	return join("", notes)
@@ -167,29 +166,10 @@ func (x *export) hold(ctx context.Context) string {
 
 // Resume implements volume.Export.
 func (x *export) Resume(_ context.Context, g *volume.Grant) error {
-	if err := belongs(g, x.o.AccountID); err != nil {
+	if err := x.resume(g); err != nil {
 		g.Key.Wipe()
 		return err
 	}
-	if g.Volume.UUID != x.record.UUID || g.Volume.Epoch != x.record.Epoch {
-		g.Key.Wipe()
-		return errors.New("the delivered volume record is not the one that this volume was opened by; unmount it, then request it again")
-	}
-	if g.Device.Writers != x.device.Writers {
-		g.Key.Wipe()
-		return fmt.Errorf("volume %s was given to another machine that may have written to it since it was suspended here, so what is mounted is out of date; "+
-			"unmount it (keyward-agent lock %s), then request it again", x.device.Name, x.device.ID)
-	}
-	spare, err := g.Key.Clone()
-	if err == nil {
-		err = x.vol.Resume(g.Key)
-	}
-	if err != nil {
-		spare.Wipe()
-		g.Key.Wipe()
-		return fmt.Errorf("resume the volume: %w", err)
-	}
-	x.spare = spare
 	if x.frozen {
 		if err := thaw(x.target); err != nil {
 			return fmt.Errorf("thaw %s: %w; run: fsfreeze --unfreeze %s", x.target, err, x.target)
@@ -217,7 +197,7 @@ func (x *export) Abandon(context.Context) string {
 	if x.target != "" {
 		note(mount.Detach(x.target))
 	}
-	note(errors.Join(x.vol.Close(), x.close()))
+	note(errors.Join(x.dev.Close(), x.close()))
 	x.target = ""
 	return join("", notes)
 }

@@ -18,6 +18,8 @@ type Passed struct {
 	Volume   api.VolumeRecord   `json:"volume"`
 	ReadOnly bool               `json:"read_only"`
 	Target   string             `json:"target"`
+	// Disks are where the members of a RAID set are.
+	Disks []string `json:"disks,omitempty"`
 }
 
 // ErrFixed is returned for a volume that only its own process can serve: one that is attached by FUSE and loop.
@@ -46,11 +48,17 @@ func Pass(ctx context.Context, e volume.Export) (Passed, *keymem.Key, []*os.File
 	if err != nil {
 		return Passed{}, nil, nil, err
 	}
-	if err := x.vol.Suspend(); err != nil {
+	if err := x.suspend(); err != nil {
 		err = fmt.Errorf("flush volume %s: %w", x.device.Name, err)
 		return Passed{}, nil, nil, errors.Join(err, Retake(e))
 	}
-	return Passed{Device: x.device, Volume: x.record, ReadOnly: x.readOnly, Target: x.target}, x.spare, conns, nil
+	out := Passed{Device: x.device, Volume: x.record, ReadOnly: x.readOnly, Target: x.target}
+	if x.device.Set != nil {
+		for _, part := range x.parts {
+			out.Disks = append(out.Disks, part.disk.Path())
+		}
+	}
+	return out, x.spare, conns, nil
 }
 
 // Retake goes on serving a volume after a Pass that nobody has taken.
@@ -61,7 +69,7 @@ func Retake(e volume.Export) error {
 	}
 	key, err := x.spare.Clone()
 	if err == nil {
-		if err = x.vol.Resume(key); err != nil {
+		if err = x.unsuspend(key); err != nil {
 			key.Wipe()
 		}
 	}
@@ -83,12 +91,12 @@ func (p *Platform) Adopt(ctx context.Context, disk string, was Passed, key *keym
 		}
 		return nil, fmt.Errorf("go on with volume %s: %w", was.Device.Name, err)
 	}
-	if x.att, err = attach.Adopt(ctx, x.vol, x.options(), conns); err != nil {
+	if x.att, err = attach.Adopt(ctx, x.dev, x.options(), conns); err != nil {
 		x.spare.Wipe()
-		return nil, fmt.Errorf("go on with volume %s: %w", was.Device.Name, errors.Join(err, x.vol.Close(), x.disk.Close()))
+		return nil, fmt.Errorf("go on with volume %s: %w", was.Device.Name, errors.Join(err, x.dev.Close(), closeDisks(x.parts)))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.leftovers, was.Volume.UUID)
+	delete(p.leftovers, x.id())
 	return x, nil
 }

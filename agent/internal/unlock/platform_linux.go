@@ -5,20 +5,15 @@ package unlock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"keyward/agent/internal/attach"
-	"keyward/agent/internal/record"
 	"keyward/agent/internal/script"
 	"keyward/agent/volume"
 	"keyward/broker/api"
-	"keyward/nbdcrypt"
-	"keyward/nbdcrypt/blockdev"
 	"keyward/nbdcrypt/keymem"
-	"keyward/nbdcrypt/luks2"
 )
 
 // Options of a Platform.
@@ -34,7 +29,9 @@ type Options struct {
 	Teardown script.Script
 	// Leftovers of a killed agent that the kernel still holds (kernel NBD), by volume UUID.
 	Leftovers []attach.Leftover
-	Logger    *slog.Logger
+	// Disk is where a device of this machine is now, by its identity; needed for RAID sets only.
+	Disk   func(identity string) (path string, here bool)
+	Logger *slog.Logger
 }
 
 // Platform implements volume.Platform.
@@ -73,88 +70,64 @@ func (p *Platform) open(ctx context.Context, disk string, g *volume.Grant) (*exp
 	}
 	if x.att, err = p.attach(ctx, x); err != nil {
 		x.spare.Wipe()
-		return nil, errors.Join(err, x.vol.Close(), x.disk.Close())
+		return nil, errors.Join(err, x.dev.Close(), closeDisks(x.parts))
 	}
 	return x, nil
 }
 
-// unseal verifies and opens the volume on disk. It consumes key on success.
+// unseal verifies and opens the volume on disk, or all members of a RAID set. It consumes key on success.
 func (p *Platform) unseal(disk string, v Passed, key *keymem.Key) (*export, error) {
-	g := &volume.Grant{Device: v.Device, Volume: v.Volume, Key: key}
-	if err := belongs(g, p.o.AccountID); err != nil {
-		return nil, err
-	}
-	dev, err := blockdev.OpenFile(disk, blockdev.FileOptions{ReadOnly: v.ReadOnly})
+	all, err := p.members(disk, v)
 	if err != nil {
 		return nil, err
 	}
-	if err := repair(dev, g, v.ReadOnly, p.o.Logger); err != nil {
-		return nil, errors.Join(err, dev.Close())
+	for _, m := range all {
+		if err := belongs(m.record, p.o.AccountID); err != nil {
+			return nil, err
+		}
 	}
-	spare, err := key.Clone()
+	keys, err := split(all, key)
 	if err != nil {
-		return nil, errors.Join(err, dev.Close())
+		return nil, err
 	}
-	vol, err := nbdcrypt.Open(dev, record.OnDisk(v.Volume), key, nbdcrypt.Options{ReadOnly: v.ReadOnly})
+	var parts []part
+	fail := func(err error) (*export, error) {
+		wipe(keys)
+		return nil, errors.Join(err, closeParts(parts))
+	}
+	for i, m := range all {
+		opened, err := p.openPart(m, keys[i], v.ReadOnly)
+		if err != nil {
+			return fail(err)
+		}
+		parts = append(parts, opened)
+	}
+	dev, err := assemble(parts, v.Device.Set)
 	if err != nil {
-		spare.Wipe()
-		return nil, errors.Join(fmt.Errorf("open volume on %s: %w", disk, err), dev.Close())
+		return fail(err)
 	}
-	return &export{o: p.o, device: v.Device, record: v.Volume, vol: vol, spare: spare, disk: dev, readOnly: v.ReadOnly, target: v.Target}, nil
+	return &export{o: p.o, device: v.Device, record: v.Volume, parts: parts, dev: dev, spare: key, readOnly: v.ReadOnly, target: v.Target}, nil
 }
 
-// belongs checks what the broker sent against itself and the machine, before the disk is touched. The record's device may
-// be another one: a clone keeps the header of its source, and the broker says so.
-func belongs(g *volume.Grant, account string) error {
-	switch {
-	case g.Volume.Account != account:
-		return fmt.Errorf("the delivered volume record is of account %q, this machine of account %q: refused", g.Volume.Account, account)
-	case record.OnDisk(g.Volume).KeyLen() != g.Key.Len():
-		return fmt.Errorf("the delivered key has %d bytes, the volume record says %d: refused", g.Key.Len(), record.OnDisk(g.Volume).KeyLen())
-	}
-	return nil
-}
-
-// repair writes a damaged header copy again from the good one, once record and key have vouched for that.
-func repair(dev *blockdev.File, g *volume.Grant, readOnly bool, logger *slog.Logger) error {
-	header, err := luks2.Read(dev)
-	if err != nil {
-		return fmt.Errorf("read the header of %s: %w", dev.Path(), err)
-	}
-	if !header.Recovered || readOnly {
-		return nil
-	}
-	want := record.OnDisk(g.Volume)
-	if err := errors.Join(header.Verify(want), header.VerifyKey(want, g.Key)); err != nil {
-		return fmt.Errorf("verify the header of %s: %w", dev.Path(), err)
-	}
-	damaged := header.Damaged
-	if err := luks2.Repair(dev, header); err != nil {
-		return fmt.Errorf("repair the damaged header copy on %s: %w", dev.Path(), err)
-	}
-	logger.Warn("a damaged header copy was written again from the good one; check the disk", "disk", dev.Path(), "copy", damaged)
-	return nil
-}
-
-// attach makes x.vol a block device, by taking over the one that a killed agent left if there is one.
+// attach makes x.dev a block device, by taking over the one that a killed agent left if there is one.
 func (p *Platform) attach(ctx context.Context, x *export) (attach.Attachment, error) {
 	o := x.options()
 	p.mu.Lock()
-	_, left := p.leftovers[x.record.UUID]
-	delete(p.leftovers, x.record.UUID)
+	_, left := p.leftovers[x.id()]
+	delete(p.leftovers, x.id())
 	p.mu.Unlock()
 	if left {
-		att, err := attach.Reattach(ctx, x.vol, o)
+		att, err := attach.Reattach(ctx, x.dev, o)
 		if !errors.Is(err, attach.ErrNotAttached) {
 			return att, err
 		}
 	}
-	return attach.Attach(ctx, x.vol, o)
+	return attach.Attach(ctx, x.dev, o)
 }
 
 // options are how x is attached.
 func (x *export) options() attach.Options {
-	return attach.Options{Name: x.device.Name, VolumeUUID: x.record.UUID, ReadOnly: x.readOnly, SectorSize: x.record.SectorSize,
+	return attach.Options{Name: x.name(), VolumeUUID: x.id(), ReadOnly: x.readOnly, SectorSize: x.sectorSize(),
 		Connections: x.o.Connections, RuntimeDir: x.o.RuntimeDir, Logger: x.o.Logger}
 }
 

@@ -82,7 +82,7 @@ func showDevice(v *visit) error {
 }
 
 func (v *visit) devicePage(d api.Device) (ui.DevicePage, error) {
-	a := inventory.Allowed(d.Status)
+	a := allowedOn(d)
 	write := v.may(rbac.DevicesWrite)
 	title := "Edit Device: " + d.Name
 	if !write {

@@ -95,11 +95,13 @@ func deviceURL(d api.Device) string {
 
 func allowedOn(d api.Device) inventory.Actions {
 	if isRAID(d) {
-		a := inventory.AllowedRAID(d.Status)
-		a.CanEncrypt, a.CanCancel = false, false // no job encrypts a set in this release
-		return a
+		return inventory.AllowedRAID(d.Status)
 	}
-	return inventory.Allowed(d.Status)
+	a := inventory.Allowed(d.Status)
+	if d.RAIDSetID != "" { // what happens to its set happens to it
+		return inventory.Actions{CanEditName: a.CanEditName, CanExport: a.CanExport}
+	}
+	return a
 }
 
 func (v *visit) deviceRow(d api.Device) ui.DeviceRow {

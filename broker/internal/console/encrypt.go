@@ -61,10 +61,10 @@ func (v *visit) encryptPage(ids []string) (ui.FormPage, error) {
 }
 
 func notEncryptable(d api.Device) string {
-	if isRAID(d) {
-		return "This release does not encrypt RAID sets."
+	if d.RAIDSetID != "" {
+		return "A member is encrypted with its RAID set."
 	}
-	return "Only a configured device can be encrypted."
+	return "Only a configured device or RAID set can be encrypted."
 }
 
 func isEmpty(d api.Device) bool { return d.Contents == "empty" }

@@ -11,8 +11,8 @@ import (
 	"keyward/ui"
 )
 
-const raidHelp = "The size of a RAID 0 set is its smallest member times the number of members. The set is encrypted as a whole, " +
-	"each member under a key of its own; this release can define sets but not encrypt them yet. On Windows a simple or striped dynamic disk holds at most 2 TiB a disk, 64 TiB and 32 disks a volume."
+const raidHelp = "The size of a RAID 0 set is its smallest member times the number of members. The set is encrypted and unlocked as a whole, " +
+	"each member under a key of its own; without one of them nothing of it can be read. On Windows a simple or striped dynamic disk holds at most 2 TiB a disk, 64 TiB and 32 disks a volume."
 
 func newRAIDSet(v *visit) error {
 	page, err := v.raidPage(api.Device{Platform: "linux", FileSystem: "ext4", KeyBits: 256, Status: api.DeviceNotConfigured, MemberIDs: []string{}})
@@ -48,7 +48,14 @@ func (v *visit) raidPage(d api.Device) (ui.RAIDSetPage, error) {
 	if d.ID != "" {
 		title, page.Action = "Edit RAID Set: "+d.Name, deviceURL(d)
 		status := ui.DeviceBadge(string(d.Status))
-		page.Status, page.Buttons = &status, v.raidButtons(d, a)
+		page.Status, page.Detail, page.Buttons = &status, d.StatusDetail, v.raidButtons(d, a)
+		policy, instance := v.link(rbac.PoliciesRead, d.PolicyName, "/policies/", d.PolicyID), v.link(rbac.RunningInstancesRead, d.InstanceName, "/instances/", d.InstanceID)
+		page.Facts = []ui.Pair{
+			{Label: "Size", Value: size(d.Size)},
+			{Label: "Holds", Value: d.Contents},
+			{Label: "Seen by", Value: instance.Text, URL: instance.URL},
+			{Label: "Policy", Value: policy.Text, URL: policy.URL},
+		}
 	}
 	if d.ID != "" && !write {
 		title = "RAID Set: " + d.Name

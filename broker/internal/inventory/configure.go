@@ -56,12 +56,16 @@ func (s *Service) configure(t *store.Tenant, p tenant.Principal, d *store.Device
 	f.text("name", in.Name, 1, maxName)
 	f.text("description", strings.ReplaceAll(in.Description, "\n", " "), 0, 1024)
 	allowed := Allowed(d.Status)
-	f.fixed("platform", in.Platform == d.Platform, allowed.CanEditKeyBits, d.Status)
-	f.fixed("file_system", in.FileSystem == d.FileSystem, allowed.CanEditKeyBits, d.Status)
-	f.fixed("key_bits", in.KeyBits == d.KeyBits, allowed.CanEditKeyBits, d.Status)
-	f.fixed("mount_point", in.MountPoint == d.MountPoint, allowed.CanEditMount, d.Status)
-	f.fixed("access", in.Access == d.Access, allowed.CanEditMount, d.Status)
-	f.fixed("image_id", in.ImageID == d.ImageID, allowed.CanEditKeyBits || allowed.CanRemapImage, d.Status)
+	status, member := d.Status, d.RAIDSetID != ""
+	if member { // it has its set's configuration; a name is its own
+		allowed, status = Actions{CanEditName: true}, "a member of a RAID set"
+	}
+	f.fixed("platform", in.Platform == d.Platform, allowed.CanEditKeyBits, status)
+	f.fixed("file_system", in.FileSystem == d.FileSystem, allowed.CanEditKeyBits, status)
+	f.fixed("key_bits", in.KeyBits == d.KeyBits, allowed.CanEditKeyBits, status)
+	f.fixed("mount_point", in.MountPoint == d.MountPoint, allowed.CanEditMount, status)
+	f.fixed("access", in.Access == d.Access, allowed.CanEditMount, status)
+	f.fixed("image_id", in.ImageID == d.ImageID, allowed.CanEditKeyBits || allowed.CanRemapImage, status)
 	d.Name, d.Description = in.Name, in.Description
 	d.Platform, d.FileSystem, d.MountPoint, d.Access = in.Platform, in.FileSystem, in.MountPoint, in.Access
 	d.KeyBits, d.ImageID = in.KeyBits, in.ImageID
@@ -80,7 +84,7 @@ func (s *Service) configure(t *store.Tenant, p tenant.Principal, d *store.Device
 	}
 	same := before.Platform == d.Platform && before.FileSystem == d.FileSystem && before.MountPoint == d.MountPoint &&
 		before.Access == d.Access && before.KeyBits == d.KeyBits && before.ImageID == d.ImageID
-	if same && d.Status != api.DeviceEncryptionError {
+	if same && (member || d.Status != api.DeviceEncryptionError) {
 		return s.saved(t, p, d)
 	}
 	d.ConfiguredBy = p.UserID
@@ -152,6 +156,9 @@ func (f faults) configuration(t *store.Tenant, d store.Device) error {
 	others, err := store.In[store.Device](t).List(store.Eq("instance_id", d.InstanceID), store.Eq("mount_point", d.MountPoint), store.Ne("id", d.ID))
 	if err != nil {
 		return err
+	}
+	if d.RAIDSetID != "" {
+		others = slices.DeleteFunc(others, func(o store.Device) bool { return o.RAIDSetID == d.RAIDSetID })
 	}
 	pool, err := store.In[store.Policy](t).Count(store.Eq("id", d.PolicyID), store.Eq("resource_pool", true))
 	if pool > 0 { // of a pool a machine gets one device, so they may share a mount point

@@ -70,7 +70,7 @@ func everything(t *store.Tenant) ([]api.Device, error) {
 	for i := range keys {
 		newest[keys[i].DeviceID] = &keys[i]
 	}
-	devices, err := store.In[store.Device](t).List()
+	devices, err := store.In[store.Device](t).List(store.Asc("raid_index"))
 	if err != nil {
 		return nil, err
 	}

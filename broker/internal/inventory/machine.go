@@ -19,7 +19,7 @@ type State struct {
 type Event string
 
 // The events. Created, MemberVanished and MembersBack belong to RAID sets; Published, Vanished,
-// ConfigurationCopied and KeyImported to devices.
+// ConfigurationCopied, KeyImported and SetUnconfigured to devices. What happens to a set happens to its members too.
 const (
 	Published           Event = "published"          // a machine's inventory lists the device
 	Vanished            Event = "vanished"           // it lists the device no longer
@@ -36,6 +36,7 @@ const (
 	Unconfigured        Event = "unconfigure"        // a person destroys the key
 	ConfigurationCopied Event = "copy-configuration" // of the device that this one is a clone of
 	KeyImported         Event = "key-imported"       // its machine handed over the key of a volume that was there before
+	SetUnconfigured     Event = "set-unconfigured"   // a person destroys the keys of the RAID set that the device is in
 	Deleted             Event = "delete"             // a person removes it from the inventory
 	Created             Event = "created"            // a person made a RAID set
 	MemberVanished      Event = "member-vanished"    // a member became Undetected
@@ -74,7 +75,7 @@ type Effect = machine.Effect
 
 // The kinds of effects beside "audit" and "notify".
 const (
-	EffectQueueJob       = "queue-job"           // for the machine that sees the device; a set: one per member
+	EffectQueueJob       = "queue-job"           // for the machine that sees the device, or all members of a set
 	EffectEndJob         = "end-job"             // done or failed
 	EffectCancelJob      = "cancel-job"          // no agent took it
 	EffectNewKey         = "new-key"             // generate, wrap and store a device key, before it is sealed to the agent

@@ -18,6 +18,7 @@ var deviceHelp = map[Event]string{
 	Unconfigured:        "let encryption finish, stop the agent or revoke the key, and unconfigure a member with its RAID set",
 	ConfigurationCopied: "only a device that is not configured takes the configuration of its source",
 	KeyImported:         "configure the device first; a volume is imported while it is Configured",
+	SetUnconfigured:     "let encryption finish, and stop the agent or revoke the keys of the set",
 	Deleted:             "stop the agent, remove the device from its machine, publish the inventory, then delete it; a member leaves its RAID set first",
 }
 

@@ -66,6 +66,11 @@ var deviceTable = statusTable{
 	}, provisioning(api.DeviceUndetected, "device"), use(api.DeviceUndetected, "device"), []arrow{
 		to(at(api.DeviceConfigured, api.DeviceEncrypted, api.DeviceEncryptionError), Unconfigured, given(single, keyIn, destroyWord), api.DeviceNotConfigured,
 			with(machine.Do(EffectDestroyKey), machine.Do(EffectClearConfig), machine.Audit("device.unconfigured"))),
+		to(at(api.DeviceConfigured, api.DeviceEncrypted, api.DeviceEncryptionError), SetUnconfigured, given(keyIn, destroyWord), api.DeviceNotConfigured,
+			with(machine.Do(EffectDestroyKey), machine.Do(EffectClearConfig), machine.Audit("device.unconfigured"))),
+		to(at(api.DeviceUndetected), SetUnconfigured, given(keyIn, destroyWord), later(api.DeviceUndetected, api.DeviceNotConfigured),
+			with(machine.Do(EffectDestroyKey), machine.Do(EffectClearConfig), machine.Audit("device.unconfigured"))),
+		to(at(api.DeviceNotConfigured), SetUnconfigured, nil, unchanged, nil),
 		to(at(api.DeviceUndetected), Deleted, given(single, keyIn, mayLoseKey), absentStatus,
 			with(machine.Do(EffectDestroyKey), machine.Do(EffectRemove), machine.Audit("device.deleted"))),
 	}),

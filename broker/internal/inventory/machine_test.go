@@ -50,6 +50,9 @@ unconfigure single keyin destroy    .    .    NotC .    .    NotC NotC .    .   
 unconfigure single keyin            .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
 unconfigure single destroy          .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
 unconfigure keyin destroy           .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
+set-unconfigured keyin destroy      .    NotC NotC .    .    NotC NotC .    Undt/NotC Undt/NotC Undt/NotC Undt/NotC Undt/NotC Undt/NotC Undt/NotC
+set-unconfigured keyin              .    NotC .    .    .    .    .    .    .         .         .         .         .         .         .
+set-unconfigured destroy            .    NotC .    .    .    .    .    .    .         .         .         .         .         .         .
 copy-configuration single sourcehaskey . Encd .    .    .    .    .    .    .         .         .         .         .         .         .
 copy-configuration single           .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
 copy-configuration sourcehaskey     .    .    .    .    .    .    .    .    .         .         .         .         .         .         .

@@ -94,7 +94,7 @@ func matchingSets(t *store.Tenant, q DeviceQuery) ([]api.Device, error) {
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
-	parts, err := store.In[store.Device](t).List(store.Ne("raid_set_id", ""))
+	parts, err := store.In[store.Device](t).List(store.Ne("raid_set_id", ""), store.Asc("raid_index"))
 	if err != nil {
 		return nil, err
 	}

@@ -186,7 +186,15 @@ func assigned(t *store.Tenant, instanceID string) (api.DeviceList, error) {
 	}
 	out := api.DeviceList{Devices: make([]api.AssignedDevice, 0, len(rows))}
 	for _, d := range rows {
-		out.Devices = append(out.Devices, AssignedView(d))
+		view := AssignedView(d)
+		if d.RAIDSetID != "" && d.RAIDIndex == 0 {
+			u, err := UnitOf(t, d)
+			if err != nil {
+				return api.DeviceList{}, err
+			}
+			view = u.Assigned()
+		}
+		out.Devices = append(out.Devices, view)
 	}
 	return out, nil
 }
@@ -194,5 +202,5 @@ func assigned(t *store.Tenant, instanceID string) (api.DeviceList, error) {
 // AssignedView is a device as its machine needs it.
 func AssignedView(d store.Device) api.AssignedDevice {
 	return api.AssignedDevice{ID: d.ID, Identity: d.Identity, Name: d.Name, Status: d.Status, FileSystem: d.FileSystem,
-		MountPoint: d.MountPoint, Access: d.Access, KeyBits: d.KeyBits, Volume: d.Volume, Writers: d.Writers}
+		MountPoint: d.MountPoint, Access: d.Access, KeyBits: d.KeyBits, Volume: d.Volume, Writers: d.Writers, SetID: d.RAIDSetID}
 }

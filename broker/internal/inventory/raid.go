@@ -15,6 +15,14 @@ import (
 	"keyward/broker/internal/tenant"
 )
 
+// What a RAID set is made with.
+const (
+	// setChunk is how many bytes lie on one member before the next one follows: what md takes, too.
+	setChunk = 512 << 10
+	// maxMembers is how many members a volume header can name.
+	maxMembers = 64
+)
+
 // forbiddenInSets are the characters that the name of a RAID set may not have.
 const forbiddenInSets = "!@#$(%^&*+)"
 
@@ -113,24 +121,33 @@ func (s *Service) writeSet(ctx context.Context, p tenant.Principal, id string, i
 		if _, err := MoveSet(t, p, &r, event, Ctx{Members: true, Complete: true}); err != nil {
 			return err
 		}
-		if err := releaseMembers(t, r.ID, true); err != nil {
+		if err := releaseMembers(t, r.ID); err != nil {
 			return err
 		}
-		for _, m := range chosen {
-			d, err := device(t, m.ID)
-			if err != nil {
-				return err
-			}
-			d.RAIDSetID = r.ID
-			if err := store.In[store.Device](t).Update(&d); err != nil {
-				return err
-			}
+		if err := joinMembers(t, p, r, in.MemberIDs); err != nil {
+			return err
 		}
 		s.publish(t, feed.TopicDevices)
 		out, err = readSet(t, r.ID)
 		return err
 	})
 	return out, err
+}
+
+// joinMembers gives devices their places in a set, and the set's configuration.
+func joinMembers(t *store.Tenant, p tenant.Principal, r store.RAIDSet, ids []string) error {
+	for i, id := range ids {
+		d, err := device(t, id)
+		if err != nil {
+			return err
+		}
+		d.RAIDSetID, d.RAIDIndex, d.PolicyID, d.ImageID, d.ConfiguredBy = r.ID, i, r.PolicyID, r.ImageID, p.UserID
+		d.Platform, d.FileSystem, d.MountPoint, d.Access, d.KeyBits = r.Platform, r.FileSystem, r.MountPoint, api.AccessReadWrite, r.KeyBits
+		if _, err := Move(t, p, &d, Configured, Ctx{Complete: Complete(d)}, ""); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func nameFree(t *store.Tenant, id, name string) error {
@@ -162,7 +179,7 @@ func chosenMembers(t *store.Tenant, setID string, in api.RAIDSetWrite) ([]store.
 		switch {
 		case d.RAIDSetID != "" && d.RAIDSetID != setID:
 			return nil, problem.Invalid("member_ids", fmt.Sprintf("device %q is in another RAID set", d.Name))
-		case d.Status != api.DeviceNotConfigured && d.Status != api.DeviceConfigured:
+		case d.Status != api.DeviceNotConfigured && d.Status != api.DeviceConfigured && (d.RAIDSetID == "" || d.Status != api.DeviceEncryptionError):
 			return nil, problem.Invalid("member_ids", fmt.Sprintf("device %q is %q; unconfigure it first", d.Name, d.Status))
 		case len(chosen) > 0 && (d.Provider != chosen[0].Provider || d.InstanceID != chosen[0].InstanceID || d.ImageID != chosen[0].ImageID):
 			return nil, problem.Invalid("member_ids", fmt.Sprintf("device %q is of another provider, machine or image than %q", d.Name, chosen[0].Name))
@@ -171,8 +188,20 @@ func chosenMembers(t *store.Tenant, setID string, in api.RAIDSetWrite) ([]store.
 		}
 		chosen, sizes = append(chosen, d), append(sizes, d.Size)
 	}
+	if len(chosen) > maxMembers {
+		return nil, problem.Invalid("member_ids", fmt.Sprintf("are more than %d", maxMembers))
+	}
 	if _, err := RAIDSize(sizes); err != nil {
 		return nil, problem.Invalid("member_ids", err.Error())
+	}
+	others, err := store.In[store.Device](t).List(store.Eq("instance_id", chosen[0].InstanceID), store.Eq("mount_point", in.MountPoint), store.Only("id", "name", "raid_set_id"))
+	for _, d := range others {
+		if (setID == "" || d.RAIDSetID != setID) && !slices.Contains(in.MemberIDs, d.ID) {
+			return nil, problem.Invalid("mount_point", fmt.Sprintf("is that of device %q on the same machine", d.Name))
+		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return chosen, nil
 }
@@ -228,6 +257,11 @@ func setKeys(t *store.Tenant, id string) (Ctx, error) {
 		return c, err
 	}
 	for _, m := range all {
+		jobs, err := store.In[store.Job](t).Count(store.Eq("device_id", m.ID), store.OneOf("status", []string{"queued", "running"}))
+		if err != nil {
+			return c, err
+		}
+		c.KeyIn = c.KeyIn && jobs == 0 // the machine of a job that is under way may hold the keys
 		in, err := noKeyOut(t, m.ID)
 		if err != nil {
 			return c, err
@@ -241,21 +275,28 @@ func setKeys(t *store.Tenant, id string) (Ctx, error) {
 	return c, nil
 }
 
-// releaseMembers makes members single devices again, or destroys their keys and leaves them in the set.
-func releaseMembers(t *store.Tenant, setID string, release bool) error {
+// unconfigureMembers destroys the keys and the configuration of all members, which stay in the set.
+func unconfigureMembers(t *store.Tenant, p tenant.Principal, setID string) error {
+	all, err := members(t, setID)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if _, err := Move(t, p, &all[i], SetUnconfigured, Ctx{KeyIn: true, Destroy: true}, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// releaseMembers makes members single devices again.
+func releaseMembers(t *store.Tenant, setID string) error {
 	all, err := members(t, setID)
 	if err != nil {
 		return err
 	}
 	for _, m := range all {
-		if release {
-			m.RAIDSetID = ""
-		} else {
-			if _, err := store.In[store.DeviceKey](t).DeleteWhere(store.Eq("device_id", m.ID)); err != nil {
-				return err
-			}
-			m.Volume, m.HomeInstanceID = nil, ""
-		}
+		m.RAIDSetID, m.RAIDIndex = "", 0
 		if err := store.In[store.Device](t).Update(&m); err != nil {
 			return err
 		}

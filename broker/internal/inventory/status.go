@@ -81,8 +81,12 @@ func MoveSet(t *store.Tenant, p tenant.Principal, r *store.RAIDSet, e Event, c C
 	removed := false
 	for _, f := range res.Effects {
 		switch f.Kind {
-		case EffectDestroyKey, EffectReleaseMembers:
-			if err := releaseMembers(t, r.ID, f.Kind == EffectReleaseMembers); err != nil {
+		case EffectDestroyKey:
+			if err := unconfigureMembers(t, p, r.ID); err != nil {
+				return res, err
+			}
+		case EffectReleaseMembers:
+			if err := releaseMembers(t, r.ID); err != nil {
 				return res, err
 			}
 		case EffectClearConfig:

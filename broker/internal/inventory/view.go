@@ -87,6 +87,9 @@ func (n names) set(r store.RAIDSet, members []store.Device) api.Device {
 		Platform: r.Platform, FileSystem: r.FileSystem, MountPoint: r.MountPoint, Access: api.AccessReadWrite, KeyBits: r.KeyBits,
 		ImageID: r.ImageID, PolicyID: r.PolicyID, PolicyName: n.policies[r.PolicyID], MemberIDs: []string{}, Version: r.Version, UpdatedAt: r.UpdatedAt,
 	}
+	if len(members) > 0 {
+		out.StatusDetail, out.Contents = members[0].StatusDetail, contentsOf(members)
+	}
 	for i, m := range members {
 		out.MemberIDs = append(out.MemberIDs, m.ID)
 		out.Provider, out.InstanceID, out.InstanceName = m.Provider, m.InstanceID, n.instances[m.InstanceID]
@@ -121,5 +124,5 @@ func View(t *store.Tenant, d store.Device) (api.Device, error) {
 }
 
 func members(t *store.Tenant, setID string) ([]store.Device, error) {
-	return store.In[store.Device](t).List(store.Eq("raid_set_id", setID))
+	return store.In[store.Device](t).List(store.Eq("raid_set_id", setID), store.Asc("raid_index"), store.Asc("id"))
 }

@@ -27,7 +27,8 @@ const (
 
 // CheckVolume names the first member of a volume record that a device with a key of that cipher and size cannot have. An
 // empty cipher means XTS.
-func CheckVolume(agentURL string, d store.Device, cipher string, bits int, v api.VolumeRecord) (field, why string) {
+// place is the device's in its RAID set, nil for a device that stands alone.
+func CheckVolume(agentURL string, d store.Device, place *api.RAIDMember, cipher string, bits int, v api.VolumeRecord) (field, why string) {
 	id, err := uuid.Parse(v.UUID)
 	cipher = cmp.Or(cipher, api.CipherXTS)
 	switch {
@@ -57,8 +58,12 @@ func CheckVolume(agentURL string, d store.Device, cipher string, bits int, v api
 		return "account", "is another account"
 	case v.Device != d.ID:
 		return "device", "is another device"
-	case v.RAID != nil:
+	case v.RAID != nil && place == nil:
 		return "raid", "is not known of a device that stands alone"
+	case place != nil && (v.RAID == nil || *v.RAID != *place):
+		return "raid", fmt.Sprintf("is not place %d of %d in RAID set %s with chunks of %d bytes", place.Index, place.Count, place.Set, place.Chunk)
+	case place != nil && v.DataSize < place.Chunk:
+		return "data_size", "is less than one chunk of the RAID set"
 	}
 	return "", ""
 }

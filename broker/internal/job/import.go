@@ -83,7 +83,7 @@ func (s *Service) openImport(ctx context.Context, p tenant.Principal, deviceID s
 	if _, err := client.VolumeKeyBytes(in.Volume.Cipher, in.Volume.KeyBits); err != nil || in.Volume.Cipher == "" {
 		return keystore.Key{}, problem.Invalid("volume.cipher", fmt.Sprintf("with its key size is none of %s and %s with 128, 192 or 256 bits", api.CipherXTS, api.CipherESSIV))
 	}
-	if field, why := inventory.CheckVolume(s.AgentURL, d, in.Volume.Cipher, in.Volume.KeyBits, in.Volume); field != "" {
+	if field, why := inventory.CheckVolume(s.AgentURL, d, nil, in.Volume.Cipher, in.Volume.KeyBits, in.Volume); field != "" {
 		return keystore.Key{}, s.refuseVolume(ctx, p, d.ID, field, why)
 	}
 	key, err := keystore.OpenImport(s.Root, account, importBinding(p, d.ID, in.Nonce), in)

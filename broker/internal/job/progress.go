@@ -32,7 +32,7 @@ func (s *Service) Progress(ctx context.Context, p tenant.Principal, call idempot
 	}
 	if in.Done {
 		// Outside the transaction: deriving the digest takes as long as the machine's iterations say.
-		if err := s.verify(ctx, p, id, in.Volume); err != nil {
+		if err := s.verify(ctx, p, id, records(in)); err != nil {
 			return err
 		}
 	}
@@ -50,34 +50,49 @@ func (s *Service) progress(t *store.Tenant, p tenant.Principal, id string, in ap
 	if j.Status != running {
 		return ended(j)
 	}
-	d, err := deviceOf(t, j.DeviceID)
+	u, err := unitOf(t, j)
 	if err != nil {
 		return err
 	}
-	s.announce(t, d)
+	d := u.First()
+	s.announce(t, *d)
 	switch {
 	case in.Done:
-		d.Volume, d.HomeInstanceID = in.Volume, p.Instance
-		if _, err := inventory.Move(t, p, &d, inventory.Encrypted, inventory.Ctx{}, ""); err != nil {
+		done := records(in)
+		if len(done) != len(u.Members) {
+			return problem.Invalid("members", "are not those of the device or RAID set")
+		}
+		for i := range u.Members {
+			u.Members[i].Volume, u.Members[i].HomeInstanceID = &done[i], p.Instance
+		}
+		if _, err := u.Move(t, p, inventory.Encrypted, inventory.Ctx{}, ""); err != nil {
 			return err
 		}
 		j.Phase, j.Percent = in.Phase, 100
-		return end(t, &j, done, "")
+		return end(t, &j, finished, "")
 	case in.Failed != "":
-		return s.fail(t, p, &j, &d, oneLine(in.Failed))
+		return s.fail(t, p, &j, &u, oneLine(in.Failed))
 	}
 	j.Phase, j.Percent = in.Phase, in.Percent
 	if err := store.In[store.Job](t).Update(&j); err != nil {
 		return err
 	}
 	d.StatusDetail = fmt.Sprintf("%s, %d %%", in.Phase, in.Percent)
-	return store.In[store.Device](t).Update(&d)
+	return store.In[store.Device](t).Update(d)
+}
+
+// records are those of the members of a RAID set, or of a device that stands alone.
+func records(in api.JobProgress) []api.VolumeRecord {
+	if in.Volume != nil && len(in.Members) == 0 {
+		return []api.VolumeRecord{*in.Volume}
+	}
+	return in.Members
 }
 
 // fail ends a job and shows why on its device. The key stays until the device is encrypted anew or unconfigured: what
 // was written with it can still be looked at.
-func (s *Service) fail(t *store.Tenant, p tenant.Principal, j *store.Job, d *store.Device, why string) error {
-	if _, err := inventory.Move(t, p, d, inventory.EncryptionFailed, inventory.Ctx{}, why); err != nil {
+func (s *Service) fail(t *store.Tenant, p tenant.Principal, j *store.Job, u *inventory.Unit, why string) error {
+	if _, err := u.Move(t, p, inventory.EncryptionFailed, inventory.Ctx{}, why); err != nil {
 		return err
 	}
 	j.Phase = "failed"

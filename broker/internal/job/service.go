@@ -31,7 +31,7 @@ const (
 const (
 	queued    = "queued"
 	running   = "running"
-	done      = "done"
+	finished  = "done"
 	failed    = "failed"
 	cancelled = "cancelled"
 )
@@ -61,31 +61,34 @@ func New(d Deps) *Service {
 	return &Service{d}
 }
 
-// Encrypt asks the machine that sees a configured device to encrypt it.
+// Encrypt asks the machine that sees a configured device, or all members of a RAID set, to encrypt it.
 func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID string, in api.EncryptWrite) error {
 	return s.Store.Tx(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		d, err := store.In[store.Device](t).Get(deviceID)
-		if errors.Is(err, store.ErrNotFound) {
-			return notADevice(t, deviceID)
-		}
+		u, err := inventory.UnitByID(t, deviceID)
 		if err != nil {
 			return err
 		}
-		if err := inventory.CheckConfirm(in.Confirm, d.Name); err != nil {
+		if err := inventory.CheckConfirm(in.Confirm, u.Name()); err != nil {
 			return err
 		}
-		empty := d.Contents == "empty"
+		empty := u.Contents() == "empty"
 		if !empty && !in.Destroy {
 			return problem.New(409, "device-not-empty", "The device is not empty",
-				fmt.Sprintf("Device %q holds: %s. Encrypting it destroys that for ever.", d.Name, d.Contents),
+				fmt.Sprintf("Device %q holds: %s. Encrypting it destroys that for ever.", u.Name(), u.Contents()),
 				"Choose another device, or say that its contents may be destroyed.")
 		}
-		d.ConfiguredBy = p.UserID
-		if _, err := inventory.Move(t, p, &d, inventory.EncryptAsked, inventory.Ctx{Complete: inventory.Complete(d), NotRoot: true,
-			Single: d.RAIDSetID == "", Empty: empty, Destroy: in.Destroy}, "Waiting for the machine to begin."); err != nil {
+		if err := together(u); err != nil {
 			return err
 		}
+		for i := range u.Members {
+			u.Members[i].ConfiguredBy, u.Members[i].RAIDIndex = p.UserID, i // a set of an earlier release has no places
+		}
+		if _, err := u.Move(t, p, inventory.EncryptAsked, inventory.Ctx{Complete: u.Complete(), NotRoot: true,
+			Single: true, Empty: empty, Destroy: in.Destroy}, "Waiting for the machine to begin."); err != nil {
+			return err
+		}
+		d := *u.First()
 		j := store.Job{Kind: kindEncrypt, DeviceID: d.ID, InstanceID: d.InstanceID, Status: queued, Destroy: in.Destroy && !empty,
 			ExpiresAt: t.Now().Add(queuedLife)}
 		if err := store.In[store.Job](t).Insert(&j); err != nil {
@@ -96,32 +99,30 @@ func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID stri
 	})
 }
 
-// notADevice says why what is no device of the account cannot be encrypted.
-func notADevice(t *store.Tenant, id string) error {
-	r, err := store.In[store.RAIDSet](t).Get(id)
-	if errors.Is(err, store.ErrNotFound) {
-		return problem.NotFound("device")
+// together refuses a set whose members were seen by different machines last: one machine has to write to all of them.
+func together(u inventory.Unit) error {
+	for _, d := range u.Members {
+		if d.InstanceID != u.First().InstanceID {
+			return problem.Conflict(fmt.Sprintf("Devices %q and %q of RAID set %q are on different machines.", u.First().Name, d.Name, u.Name()),
+				"Attach all members to one machine and publish its inventory.")
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return problem.New(409, "raid-set-not-encryptable", "A RAID set cannot be encrypted yet",
-		fmt.Sprintf("RAID set %q is kept as a record; no machine can encrypt the members of a set together in this release. Nothing was changed.", r.Name),
-		"Delete the RAID set and encrypt its devices one by one.")
+	return nil
 }
 
 // CancelEncryption takes back an encryption that no machine has begun.
 func (s *Service) CancelEncryption(ctx context.Context, p tenant.Principal, deviceID string) error {
 	return s.Store.Tx(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		d, err := deviceOf(t, deviceID)
+		u, err := inventory.UnitByID(t, deviceID)
 		if err != nil {
 			return err
 		}
-		if _, err := inventory.Move(t, p, &d, inventory.Cancelled, inventory.Ctx{}, ""); err != nil {
+		if _, err := u.Move(t, p, inventory.Cancelled, inventory.Ctx{}, ""); err != nil {
 			return err
 		}
-		j, err := open(t, deviceID)
+		d := *u.First()
+		j, err := open(t, d.ID)
 		if err != nil {
 			return err
 		}
@@ -151,7 +152,11 @@ func (s *Service) Commands(t *store.Tenant, instanceID string) ([]api.Command, e
 		if err != nil {
 			return nil, err
 		}
-		view := inventory.AssignedView(d)
+		u, err := inventory.UnitOf(t, d)
+		if err != nil {
+			return nil, err
+		}
+		view := u.Assigned()
 		out = append(out, api.Command{Kind: api.CommandEncrypt, JobID: j.ID, DeviceID: d.ID, Device: &view, Destroy: j.Destroy})
 	}
 	return out, nil
@@ -177,12 +182,16 @@ func end(t *store.Tenant, j *store.Job, status, why string) error {
 	return store.In[store.Job](t).Update(j)
 }
 
-func deviceOf(t *store.Tenant, id string) (store.Device, error) {
-	d, err := store.In[store.Device](t).Get(id)
+// unitOf is what a job is about.
+func unitOf(t *store.Tenant, j store.Job) (inventory.Unit, error) {
+	d, err := store.In[store.Device](t).Get(j.DeviceID)
 	if errors.Is(err, store.ErrNotFound) {
-		return d, problem.NotFound("device")
+		return inventory.Unit{}, problem.NotFound("device")
 	}
-	return d, err
+	if err != nil {
+		return inventory.Unit{}, err
+	}
+	return inventory.UnitOf(t, d)
 }
 
 func (s *Service) announce(t *store.Tenant, d store.Device) {

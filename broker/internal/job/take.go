@@ -2,8 +2,8 @@ package job
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
@@ -19,7 +19,8 @@ import (
 // keyLease is the lease in the binding of a job's key: as long as a running job may be silent.
 const keyLease = int64(silentLife / 1e9)
 
-// Take gives an encrypt job to its machine: the device key, sealed to the machine's public key. A machine that was
+// Take gives an encrypt job to its machine: the device key, or those of all members of a RAID set, sealed to the machine's
+// public key. A machine that was
 // restarted takes its job again and gets the same key.
 func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.JobKeyRequest) (api.KeyDelivery, error) {
 	if err := keyrequest.CheckPublicKey(in.PublicKey); err != nil {
@@ -36,22 +37,23 @@ func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency
 		if err := s.Challenges.Spend(t, p, in.Nonce); err != nil {
 			return api.KeyDelivery{}, err
 		}
-		d, err := deviceOf(t, j.DeviceID)
+		u, err := unitOf(t, j)
 		if err != nil {
 			return api.KeyDelivery{}, err
 		}
-		if d.InstanceID != p.Instance {
+		if slices.ContainsFunc(u.Members, func(d store.Device) bool { return d.InstanceID != p.Instance }) {
 			return api.KeyDelivery{}, problem.New(403, "not-your-device", "Not this machine's device",
 				"The device was published by another machine since the job was queued.", "Publish the inventory again.")
 		}
-		res, err := inventory.Move(t, p, &d, inventory.AgentTookJob, inventory.Ctx{}, "Beginning.")
+		res, err := u.Move(t, p, inventory.AgentTookJob, inventory.Ctx{}, "Beginning.")
 		if err != nil {
 			return api.KeyDelivery{}, err
 		}
-		key, err := s.key(t, d, res)
+		keys, err := s.keys(t, u, res)
 		if err != nil {
 			return api.KeyDelivery{}, err
 		}
+		d := *u.First()
 		if err := s.take(t, p, &j, d); err != nil {
 			return api.KeyDelivery{}, err
 		}
@@ -60,7 +62,7 @@ func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency
 			return api.KeyDelivery{}, err
 		}
 		out, err := keystore.SealFor(s.Root, in.PublicKey, api.DeliveryBinding{Purpose: keystore.PurposeEncryptJob, AccountID: p.AccountID,
-			RequestID: j.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: in.Nonce, LeaseSeconds: keyLease}, account, inventory.WrappedKey(key), api.VolumeRecord{}, inventory.AssignedView(d))
+			RequestID: j.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: in.Nonce, LeaseSeconds: keyLease}, account, keys, api.VolumeRecord{}, u.Assigned())
 		if err != nil {
 			return api.KeyDelivery{}, fmt.Errorf("sealing the key of job %s: %w", j.ID, err)
 		}
@@ -68,18 +70,16 @@ func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency
 	})
 }
 
-// key is the device's key: a new one when the job is taken for the first time.
-func (s *Service) key(t *store.Tenant, d store.Device, res inventory.Result) (store.DeviceKey, error) {
-	for _, e := range res.Effects {
-		if e.Kind == inventory.EffectNewKey {
-			return inventory.NewKey(t, s.Root, d)
+// keys are the members' keys: new ones when the job is taken for the first time.
+func (s *Service) keys(t *store.Tenant, u inventory.Unit, res inventory.Result) ([]keystore.DeviceKey, error) {
+	if slices.ContainsFunc(res.Effects, func(e inventory.Effect) bool { return e.Kind == inventory.EffectNewKey }) {
+		for _, d := range u.Members {
+			if _, err := inventory.NewKey(t, s.Root, d); err != nil {
+				return nil, err
+			}
 		}
 	}
-	key, err := inventory.CurrentKey(t, d.ID)
-	if errors.Is(err, store.ErrNotFound) {
-		return key, fmt.Errorf("device %q is being encrypted and has no key", d.Name)
-	}
-	return key, err
+	return u.Keys(t)
 }
 
 func (s *Service) take(t *store.Tenant, p tenant.Principal, j *store.Job, d store.Device) error {

@@ -54,16 +54,16 @@ func (s *Service) expire(t *store.Tenant, id string) error {
 	if err != nil || !overdue(t, j) {
 		return err
 	}
-	d, err := deviceOf(t, j.DeviceID)
+	u, err := unitOf(t, j)
 	if err != nil {
 		return err
 	}
 	p := tenant.Broker(t.AccountID())
-	s.announce(t, d)
+	s.announce(t, *u.First())
 	if j.Status == running {
-		return s.fail(t, p, &j, &d, "The machine has not reported for 15 minutes.")
+		return s.fail(t, p, &j, &u, "The machine has not reported for 15 minutes.")
 	}
-	if _, err := inventory.Move(t, p, &d, inventory.WaitOver, inventory.Ctx{}, "No machine began the encryption within 12 hours."); err != nil {
+	if _, err := u.Move(t, p, inventory.WaitOver, inventory.Ctx{}, "No machine began the encryption within 12 hours."); err != nil {
 		return err
 	}
 	return end(t, &j, cancelled, "no machine took it in time")

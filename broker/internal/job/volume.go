@@ -12,14 +12,14 @@ import (
 	"keyward/broker/internal/tenant"
 )
 
-// verify checks a finished job's volume record against what was asked for and computes the digest of the device key
-// itself, so that a record for another key, or for a weaker cipher, is never stored.
-func (s *Service) verify(ctx context.Context, p tenant.Principal, id string, v *api.VolumeRecord) error {
-	if v == nil {
+// verify checks a finished job's volume records, one for each member, against what was asked for and computes the digest
+// of each key itself, so that a record for another key, or for a weaker cipher, is never stored.
+func (s *Service) verify(ctx context.Context, p tenant.Principal, id string, done []api.VolumeRecord) error {
+	if len(done) == 0 {
 		return problem.Invalid("volume", "is missing; a finished job brings its volume record")
 	}
-	var d store.Device
-	var wrapped store.DeviceKey
+	var u inventory.Unit
+	var keys []keystore.DeviceKey
 	var account keystore.AccountKey
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
@@ -27,11 +27,11 @@ func (s *Service) verify(ctx context.Context, p tenant.Principal, id string, v *
 		if err != nil {
 			return err
 		}
-		if d, err = deviceOf(t, j.DeviceID); err != nil {
+		if u, err = unitOf(t, j); err != nil {
 			return err
 		}
-		if wrapped, err = inventory.CurrentKey(t, d.ID); err != nil {
-			return fmt.Errorf("reading the key of device %q: %w", d.Name, err)
+		if keys, err = u.Keys(t); err != nil {
+			return err
 		}
 		account, err = inventory.AccountKey(t)
 		return err
@@ -39,19 +39,32 @@ func (s *Service) verify(ctx context.Context, p tenant.Principal, id string, v *
 	if err != nil {
 		return err
 	}
-	field, why := inventory.CheckVolume(s.AgentURL, d, wrapped.Cipher, wrapped.Bits, *v)
+	if len(done) != len(u.Members) {
+		return s.refuseVolume(ctx, p, id, "members", fmt.Sprintf("are %d, wanted are %d", len(done), len(u.Members)))
+	}
+	for i, v := range done {
+		if err := s.verifyMember(ctx, p, id, u.Members[i], u.Place(i), account, keys[i], v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) verifyMember(ctx context.Context, p tenant.Principal, id string, d store.Device, place *api.RAIDMember, account keystore.AccountKey,
+	wrapped keystore.DeviceKey, v api.VolumeRecord) error {
+	field, why := inventory.CheckVolume(s.AgentURL, d, place, wrapped.Cipher, wrapped.Bits, v)
 	if field == "" && v.KeyBits != d.KeyBits {
 		field, why = "key_bits", fmt.Sprintf("are %d, asked for were %d", v.KeyBits, d.KeyBits)
 	}
 	if field != "" {
 		return s.refuseVolume(ctx, p, id, field, why)
 	}
-	key, err := keystore.OpenDeviceKey(s.Root, account, inventory.WrappedKey(wrapped))
+	key, err := keystore.OpenDeviceKey(s.Root, account, wrapped)
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	fits, err := inventory.FitsDigest(key, *v)
+	fits, err := inventory.FitsDigest(key, v)
 	if err != nil {
 		return fmt.Errorf("computing the digest of the key of device %q: %w", d.Name, err)
 	}

@@ -75,16 +75,20 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, se
 	if sawErr != nil {
 		return none, sawErr
 	}
+	if err == nil && d.RAIDSetID != "" {
+		if sees, err = seesAny(t, d, p.Instance); err != nil {
+			return none, err
+		}
+	}
 	if err != nil || !sees {
 		return none, s.foreign(t, p, in.DeviceID)
+	}
+	if _, err := wholeUnit(t, d, p.Instance); err != nil {
+		return none, err
 	}
 	if d.Volume == nil || d.Status != api.DeviceEncrypted && d.Status != api.DeviceInUse {
 		return none, problem.New(409, "device-not-encrypted", "The device has no volume to unlock",
 			fmt.Sprintf("Device %q is %q.", d.Name, d.Status), "Configure and encrypt it first.")
-	}
-	if d.RAIDSetID != "" {
-		return none, problem.New(409, "device-in-raid-set", "The device belongs to a RAID set",
-			"Its volume is one part of a RAID 0 set and cannot be opened alone.", "Delete the RAID set to use its devices one by one.")
 	}
 	inst, err := store.In[store.Instance](t).Get(p.Instance)
 	if err != nil {
@@ -103,7 +107,7 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, se
 		return none, err
 	}
 	got := allotment{device: d}
-	if pol.ResourcePool {
+	if pol.ResourcePool && d.RAIDSetID == "" { // a set is itself, and no other device stands for it
 		got, err = allot(t, pol, d, inst)
 	} else {
 		err = exclusive(t, d, p.Instance, "")

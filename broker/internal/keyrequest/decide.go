@@ -143,6 +143,9 @@ func (s *Service) remap(t *store.Tenant, p tenant.Principal, deviceID string, in
 	if errors.Is(err, store.ErrNotFound) {
 		return d, problem.NotFound("device")
 	}
+	if d.RAIDSetID != "" { // a set keeps the image that it was made for
+		return d, err
+	}
 	if err != nil || d.ImageID == inst.ImageID || d.Access == api.AccessReadOnly || !inventory.Allowed(d.Status).CanRemapImage {
 		return d, err
 	}

@@ -77,6 +77,11 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		if sawErr != nil {
 			return none, sawErr
 		}
+		if err == nil {
+			if _, err := wholeUnit(t, d, p.Instance); err != nil {
+				return none, err
+			}
+		}
 		if err != nil || d.Volume == nil || !sees {
 			return none, problem.Conflict("The device was deleted, unconfigured or moved to another machine since the request.",
 				"Publish the inventory and ask again.")
@@ -91,13 +96,17 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 	})
 }
 
-// hand seals the key of a request's device to its machine, and notes the delivery. r is approved, and the machine may
+// hand seals the key of a request's device, or of all members of its RAID set, to its machine, and notes the delivery. r is approved, and the machine may
 // have the device; when sealing fails nothing has been written.
 func (s *Service) hand(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, r *store.KeyRequest, d store.Device) (api.KeyDelivery, error) {
 	none := api.KeyDelivery{}
-	key, err := inventory.CurrentKey(t, d.ID)
+	unit, err := inventory.UnitOf(t, d)
 	if err != nil {
-		return none, fmt.Errorf("reading the key of device %q: %w", d.Name, err)
+		return none, err
+	}
+	keys, err := unit.Keys(t)
+	if err != nil {
+		return none, err
 	}
 	account, err := inventory.AccountKey(t)
 	if err != nil {
@@ -113,9 +122,10 @@ func (s *Service) hand(t *store.Tenant, p tenant.Principal, sealer *keystore.Sea
 			d.Writers++
 		}
 		d.WriterID = p.Instance
+		*unit.First() = d
 	}
 	out, err := sealer.Seal(s.Root, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
-		RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: pol.LeaseSeconds}, account, inventory.WrappedKey(key), *d.Volume, inventory.AssignedView(d))
+		RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: pol.LeaseSeconds}, account, keys, *d.Volume, unit.Assigned())
 	if err != nil {
 		return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, errors.Join(errNotSealed, err))
 	}

@@ -3,6 +3,7 @@ package keyrequest
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -158,7 +159,7 @@ func (s *Service) Get(ctx context.Context, p tenant.Principal, id string) (api.K
 		}
 		d, err := store.In[store.Device](t).Get(r.DeviceID)
 		if err == nil {
-			out.Device, err = inventory.View(t, d)
+			out.Device, err = inventory.UnitView(t, d)
 		} else if errors.Is(err, store.ErrNotFound) {
 			out.Device, err = api.Device{ID: r.DeviceID, Name: row.DeviceName}, nil
 		}
@@ -204,6 +205,11 @@ func namesOf(t *store.Tenant) (names, error) {
 	for _, d := range devices {
 		n.devices[d.ID] = d.Name
 	}
+	sets, err := inventory.SetNames(t)
+	if err != nil {
+		return n, err
+	}
+	maps.Copy(n.devices, sets)
 	images, err := store.In[store.Image](t).List(named)
 	if err != nil {
 		return n, err

@@ -246,13 +246,17 @@ func (s *Service) carryOut(t *store.Tenant, p tenant.Principal, r *store.KeyRequ
 	return nil
 }
 
-// inUse shows on the device that its volume is mounted.
+// inUse shows on the device, or on the RAID set, that its volume is mounted.
 func (s *Service) inUse(t *store.Tenant, p tenant.Principal, r *store.KeyRequest) error {
 	d, err := store.In[store.Device](t).Get(r.DeviceID)
 	if err != nil || d.Status == api.DeviceInUse {
 		return err
 	}
-	_, err = inventory.Move(t, p, &d, inventory.Mounted, inventory.Ctx{}, "")
+	u, err := inventory.UnitOf(t, d)
+	if err != nil {
+		return err
+	}
+	_, err = u.Move(t, p, inventory.Mounted, inventory.Ctx{}, "")
 	return err
 }
 
@@ -269,7 +273,11 @@ func (s *Service) outOfUse(t *store.Tenant, p tenant.Principal, r *store.KeyRequ
 	if err != nil || d.Status != api.DeviceInUse {
 		return err
 	}
-	_, err = inventory.Move(t, p, &d, inventory.Unmounted, inventory.Ctx{LastMount: true}, "")
+	u, err := inventory.UnitOf(t, d)
+	if err != nil {
+		return err
+	}
+	_, err = u.Move(t, p, inventory.Unmounted, inventory.Ctx{LastMount: true}, "")
 	return err
 }
 

@@ -25,7 +25,7 @@ func TestSealFor_opensOnlyOnTheMachineThatAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := api.DeliveryBinding{Purpose: PurposeKeyRequest, AccountID: "acc", RequestID: "req", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
-		sealed, err := SealFor(root, mine.PublicKey(), b, a, d, api.VolumeRecord{KeyBits: bits, Device: "dev"}, api.AssignedDevice{ID: "dev", MountPoint: "/mnt/a"})
+		sealed, err := SealFor(root, mine.PublicKey(), b, a, []DeviceKey{d}, api.VolumeRecord{KeyBits: bits, Device: "dev"}, api.AssignedDevice{ID: "dev", MountPoint: "/mnt/a"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestSealFor_refusesAnUnboundDelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := api.DeliveryBinding{Purpose: PurposeEncryptJob, AccountID: "acc", RequestID: "job", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
-	if _, err := SealFor(root, key.PublicKey(), good, a, d, api.VolumeRecord{}, api.AssignedDevice{}); err != nil {
+	if _, err := SealFor(root, key.PublicKey(), good, a, []DeviceKey{d}, api.VolumeRecord{}, api.AssignedDevice{}); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*api.DeliveryBinding){
@@ -78,7 +78,7 @@ func TestSealFor_refusesAnUnboundDelivery(t *testing.T) {
 	} {
 		b := good
 		change(&b)
-		if _, err := SealFor(root, key.PublicKey(), b, a, d, api.VolumeRecord{}, api.AssignedDevice{}); err == nil {
+		if _, err := SealFor(root, key.PublicKey(), b, a, []DeviceKey{d}, api.VolumeRecord{}, api.AssignedDevice{}); err == nil {
 			t.Errorf("%s: sealed", name)
 		}
 	}
@@ -102,7 +102,7 @@ func TestSealFor_publicKeysAreChecked(t *testing.T) {
 		if err := CheckPublicKey(public); !errors.Is(err, ErrPublicKey) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := SealFor(root, public, b, a, d, api.VolumeRecord{}, api.AssignedDevice{}); !errors.Is(err, ErrPublicKey) {
+		if _, err := SealFor(root, public, b, a, []DeviceKey{d}, api.VolumeRecord{}, api.AssignedDevice{}); !errors.Is(err, ErrPublicKey) {
 			t.Errorf("%s: sealed: %v", name, err)
 		}
 	}

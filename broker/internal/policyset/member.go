@@ -24,7 +24,7 @@ func membersOf(t *store.Tenant) (members, error) {
 	for _, i := range images {
 		m.images[i.PolicyID] = append(m.images[i.PolicyID], i.ImageID)
 	}
-	devices, err := store.In[store.Device](t).List(store.Only("id", "policy_id"))
+	devices, err := store.In[store.Device](t).List(store.Eq("raid_set_id", ""), store.Only("id", "policy_id"))
 	if err != nil {
 		return m, err
 	}
@@ -89,9 +89,9 @@ func imagesIn(t *store.Tenant, policyID string) ([]string, error) {
 	return ids, err
 }
 
-// devicesIn lists devices and RAID sets.
+// devicesIn lists devices and RAID sets. A member of a set is in its set's policy, which names the set.
 func devicesIn(t *store.Tenant, policyID string) ([]string, error) {
-	devices, err := store.In[store.Device](t).List(store.Eq("policy_id", policyID))
+	devices, err := store.In[store.Device](t).List(store.Eq("policy_id", policyID), store.Eq("raid_set_id", ""))
 	if err != nil {
 		return nil, err
 	}
@@ -219,6 +219,9 @@ func MoveDevice(t *store.Tenant, p tenant.Principal, deviceID, policyID string) 
 // setPolicy returns the policy that the device or RAID set was in.
 func setPolicy(t *store.Tenant, id, policyID string) (string, error) {
 	d, err := store.In[store.Device](t).Get(id)
+	if err == nil && d.RAIDSetID != "" {
+		return setPolicy(t, d.RAIDSetID, policyID) // a set is judged as one
+	}
 	if err == nil {
 		from := d.PolicyID
 		d.PolicyID = policyID
@@ -241,6 +244,16 @@ func setPolicy(t *store.Tenant, id, policyID string) (string, error) {
 	r.PolicyID = policyID
 	if from == policyID {
 		return from, nil
+	}
+	members, err := store.In[store.Device](t).List(store.Eq("raid_set_id", id))
+	if err != nil {
+		return "", err
+	}
+	for _, d := range members {
+		d.PolicyID = policyID
+		if err := store.In[store.Device](t).Update(&d); err != nil {
+			return "", err
+		}
 	}
 	return from, store.In[store.RAIDSet](t).Update(&r)
 }

@@ -9,9 +9,10 @@ import (
 	"keyward/broker/internal/store"
 )
 
-// volumes lists the devices that have a volume, as only they have a key, and that pass want.
+// volumes lists the devices that have a volume, as only they have a key, and that pass want. A RAID set stands there by its
+// first member.
 func volumes(t *store.Tenant, want func(deviceID string) bool) ([]string, error) {
-	rows, err := store.In[store.Device](t).List(store.NotNull("volume"), store.Eq("raid_set_id", ""), store.Asc("name"), store.Only("id", "name"))
+	rows, err := store.In[store.Device](t).List(store.NotNull("volume"), store.Eq("raid_index", 0), store.Asc("name"), store.Only("id", "name"))
 	if err != nil {
 		return nil, err
 	}

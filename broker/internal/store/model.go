@@ -237,6 +237,8 @@ type Device struct {
 	// key to no other. It is empty when that machine has enrolled again since.
 	HomeInstanceID string
 	RAIDSetID      string `gorm:"column:raid_set_id"`
+	// RAIDIndex is the device's place among the members of its RAID set, from 0.
+	RAIDIndex int `gorm:"column:raid_index"`
 	// Volume is the authoritative volume record; nil until encrypted.
 	Volume *api.VolumeRecord `gorm:"serializer:json"`
 	// ConfiguredBy is the ID of the user who last configured it, copied its configuration or ordered its encryption.

@@ -23,7 +23,7 @@ type Parcel struct {
 	Note json.RawMessage
 	// Files are open files. They have numbers of their own in the next life; their order is kept.
 	Files []*os.File
-	// Keys are at most 64 secrets of at most 255 bytes.
+	// Keys are at most 64 secrets of at most 256 bytes; a longer one counts as as many as it would fill.
 	Keys []*keymem.Key
 }
 
@@ -34,7 +34,6 @@ const (
 	maxNote  = 4 << 20
 	maxFiles = 4096
 	maxKeys  = 64
-	maxKey   = 255
 )
 
 // slip is the content of the first file: what the second and the others are.
@@ -90,10 +89,15 @@ func (p Parcel) check() error {
 	if len(p.Note) > maxNote || len(p.Files) > maxFiles || len(p.Keys) > maxKeys {
 		return fmt.Errorf("a note of %d bytes, %d files and %d keys are too much", len(p.Note), len(p.Files), len(p.Keys))
 	}
+	taken := 0
 	for _, k := range p.Keys {
-		if n := k.Len(); n == 0 || n > maxKey {
-			return errors.New("a key is empty, wiped or too long")
+		if k.Len() == 0 {
+			return errors.New("a key is empty or wiped")
 		}
+		taken += slots(k.Len())
+	}
+	if taken > maxKeys {
+		return fmt.Errorf("keys that take %d places are too much; lock a RAID set first", taken)
 	}
 	return nil
 }

@@ -9,7 +9,13 @@ import (
 	"keyward/nbdcrypt/keymem"
 )
 
-const vaultSize = maxKeys * (maxKey + 1)
+// slotSize is the room of one key. A longer one, of a RAID set, takes as many slots in a row as it needs.
+const (
+	slotSize  = 256
+	vaultSize = maxKeys * slotSize
+)
+
+func slots(n int) int { return (n + slotSize - 1) / slotSize }
 
 // newVault makes the file that keys cross in: memfd_secret pages, which have no other way in than a mapping and are never
 // swapped, or, where the kernel has none, an ordinary file in memory, locked as long as it is mapped.
@@ -50,8 +56,10 @@ func (p Parcel) vault() (fd int, wipe func(), err error) {
 		unix.Close(fd)
 		return -1, nil, err
 	}
-	for i, k := range p.Keys {
-		copy(mem[i*(maxKey+1):], k.Bytes())
+	at := 0
+	for _, k := range p.Keys {
+		copy(mem[at:], k.Bytes())
+		at += slots(k.Len()) * slotSize
 	}
 	return fd, func() {
 		clear(mem)
@@ -80,15 +88,17 @@ func emptyVault(fd int, lengths []int) ([]*keymem.Key, error) {
 		}
 		return nil, err
 	}
-	for i, n := range lengths {
-		if n < 1 || n > maxKey {
+	at := 0
+	for _, n := range lengths {
+		if n < 1 || n > vaultSize-at {
 			return fail(fmt.Errorf("a key of %d bytes cannot have been handed over", n))
 		}
 		k, err := keymem.New(n)
 		if err != nil {
 			return fail(err)
 		}
-		copy(k.Bytes(), mem[i*(maxKey+1):])
+		copy(k.Bytes(), mem[at:])
+		at += slots(n) * slotSize
 		keys = append(keys, k)
 	}
 	return keys, nil
