@@ -113,9 +113,10 @@ func TestDeliveryKey_refusesAnotherVolumeRecord(t *testing.T) {
 // Who carries a delivery cannot have the volume mounted elsewhere, or read-write.
 func TestDeliveryKey_refusesAnotherDevice(t *testing.T) {
 	t.Parallel()
-	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 64)
+	k, volumeKey := newDeliveryKey(t), bytes.Repeat([]byte{5}, 128)
 	device := api.AssignedDevice{ID: "dev", Identity: "i", Name: "n", Status: api.DeviceEncrypted, FileSystem: "ext4", MountPoint: "/mnt/a",
-		Access: api.AccessReadOnly, KeyBits: 256, Volume: &api.VolumeRecord{UUID: "u"}, Writers: 3}
+		Access: api.AccessReadOnly, KeyBits: 256, Volume: &api.VolumeRecord{UUID: "u"}, Writers: 3, SetID: "s",
+		Set: &api.AssignedSet{ID: "s", Name: "stripe", Chunk: 65536, Members: []api.AssignedMember{{ID: "dev", Identity: "i", Name: "n"}, {ID: "dev2", Identity: "i2", Name: "n2"}}}}
 	bound := wanted
 	var err error
 	if bound.DeviceSHA256, err = DeviceSHA256(device); err != nil {
@@ -276,4 +277,70 @@ func FuzzDeliveryOpen(f *testing.F) {
 			t.Fatalf("opened %v, the delivery is the one that was made: %v", err == nil, same)
 		}
 	})
+}
+
+// The keys of a RAID set come together, bound to all members in their places: with one of them missing, exchanged or another
+// disk's, nothing opens.
+func TestDeliveryKey_opensAWholeRAIDSetOrNothing(t *testing.T) {
+	t.Parallel()
+	k, keys := newDeliveryKey(t), append(bytes.Repeat([]byte{5}, 64), bytes.Repeat([]byte{6}, 64)...)
+	record := func(id string, index int) *api.VolumeRecord {
+		return &api.VolumeRecord{UUID: "u-" + id, Cipher: api.CipherXTS, KeyBits: 256, Device: id, RAID: &api.RAIDMember{Set: "s", Index: index, Count: 2, Chunk: 65536}}
+	}
+	whole := func() api.AssignedDevice {
+		return api.AssignedDevice{ID: "dev", KeyBits: 256, SetID: "s", Set: &api.AssignedSet{ID: "s", Name: "stripe", Chunk: 65536,
+			Members: []api.AssignedMember{{ID: "dev", Identity: "i", Volume: record("dev", 0)}, {ID: "dev2", Identity: "i2", Volume: record("dev2", 1)}}}}
+	}
+	sealed := func(device api.AssignedDevice, keys []byte) api.KeyDelivery {
+		t.Helper()
+		bound, volume := wanted, *record("dev", 0)
+		var err error
+		if bound.VolumeSHA256 = must(t, volume); err == nil {
+			bound.DeviceSHA256, err = DeviceSHA256(device)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := seal(t, k.PublicKey(), bindingOf(t, bound), keys, api.HPKEInfo)
+		d.Volume, d.Device = volume, device
+		return d
+	}
+	if got, err := k.Open(sealed(whole(), keys), wanted); err != nil || !bytes.Equal(got, keys) {
+		t.Fatalf("the whole set: %d bytes, %v", len(got), err)
+	}
+	// What is changed on the way.
+	for name, change := range map[string]func(s *api.AssignedSet){
+		"a member removed":        func(s *api.AssignedSet) { s.Members = s.Members[:1] },
+		"members exchanged":       func(s *api.AssignedSet) { s.Members[0], s.Members[1] = s.Members[1], s.Members[0] },
+		"another disk":            func(s *api.AssignedSet) { s.Members[1].Identity = "i3" },
+		"another member's record": func(s *api.AssignedSet) { s.Members[1].Volume.UUID = "u3" },
+		"another chunk":           func(s *api.AssignedSet) { s.Chunk = 4096 },
+	} {
+		d := sealed(whole(), keys)
+		changed := whole()
+		change(changed.Set)
+		d.Device = changed
+		if _, err := k.Open(d, wanted); !errors.Is(err, ErrDelivery) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// What no broker sends, though it is sealed properly.
+	for name, c := range map[string]struct {
+		change func(s *api.AssignedSet)
+		keys   []byte
+	}{
+		"one key for two members":    {func(*api.AssignedSet) {}, keys[:64]},
+		"three keys":                 {func(*api.AssignedSet) {}, append(bytes.Clone(keys), keys[:64]...)},
+		"one member":                 {func(s *api.AssignedSet) { s.Members = s.Members[:1] }, keys[:64]},
+		"a member without a record":  {func(s *api.AssignedSet) { s.Members[1].Volume = nil }, keys},
+		"another device first":       {func(s *api.AssignedSet) { s.Members[0].ID = "dev3" }, keys},
+		"a member of unknown cipher": {func(s *api.AssignedSet) { s.Members[1].Volume.Cipher = "null" }, keys},
+		"too many members":           {func(s *api.AssignedSet) { s.Members = append(s.Members, make([]api.AssignedMember, 63)...) }, keys},
+	} {
+		device := whole()
+		c.change(device.Set)
+		if _, err := k.Open(sealed(device, c.keys), wanted); !errors.Is(err, ErrDelivery) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

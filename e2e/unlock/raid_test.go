@@ -75,8 +75,9 @@ func TestRAID_wholeLife(t *testing.T) {
 		if set.Size != 2*diskSize || len(set.MemberIDs) != 2 {
 			t.Errorf("the set: %+v", set)
 		}
-		r := m.approve(0, first)
+		m.approve(0, first)
 		m.all(set, api.DeviceInUse)
+		r := m.request(first, api.KeyDelivered)
 		if r.DeviceName != "stripe" || len(r.Device.MemberIDs) != 2 || r.Device.Status != api.DeviceInUse {
 			t.Errorf("the request is for %q, shown as %+v", r.DeviceName, r.Device)
 		}
@@ -275,6 +276,12 @@ func TestRAID_missingOrExchangedMemberIsRefusedByName(t *testing.T) {
 		if _, err := m.Run(t.Context(), "close-exported", clear); err != nil {
 			t.Fatal(err)
 		}
+		within(t, patience, func() error { // the process that served it ends by itself
+			if left := lab.Traces(m.dir); len(left) > 0 {
+				return fmt.Errorf("left behind: %v", left)
+			}
+			return nil
+		})
 	})
 }
 

@@ -144,3 +144,28 @@ func TestClone_outlivesTheOriginal(t *testing.T) {
 		t.Errorf("clone holds %q", c.Bytes())
 	}
 }
+
+func TestSplit_givesEachPartItsOwnMemory(t *testing.T) {
+	t.Parallel()
+	whole := mustKey(t, "first second!")
+	defer whole.Wipe()
+	for _, lengths := range [][]int{{}, {5}, {5, 9}, {0, 13}, {-1, 14}, {13, 1}} {
+		if parts, err := whole.Split(lengths...); err == nil {
+			t.Errorf("split into %v: %d parts", lengths, len(parts))
+		}
+	}
+	parts, err := whole.Split(5, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole.Wipe()
+	for i, want := range []string{"first", " second!"} {
+		if got := string(parts[i].Bytes()); got != want {
+			t.Errorf("part %d is %q, want %q", i, got, want)
+		}
+		parts[i].Wipe()
+	}
+	if _, err := whole.Split(13); err == nil {
+		t.Error("a wiped secret was split")
+	}
+}

@@ -84,6 +84,47 @@ func TestSealFor_refusesAnUnboundDelivery(t *testing.T) {
 	}
 }
 
+// The keys of a RAID set are sealed together, in the order of its members, or not at all.
+func TestSealFor_membersOfARAIDSet(t *testing.T) {
+	t.Parallel()
+	root := testRoot(t, 1)
+	a := newAccount(t, root, "acc")
+	one, two, three := newDevice(t, root, a, "dev", 256), newDevice(t, root, a, "dev2", 256), newDevice(t, root, a, "dev3", 256)
+	private, err := client.NewDeliveryKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := api.DeliveryBinding{Purpose: PurposeEncryptJob, AccountID: "acc", RequestID: "job", DeviceID: "dev", InstanceID: "ins", Nonce: "n", LeaseSeconds: 30}
+	set := api.AssignedDevice{ID: "dev", KeyBits: 256, Set: &api.AssignedSet{ID: "s", Name: "stripe", Members: []api.AssignedMember{{ID: "dev"}, {ID: "dev2"}}}}
+	d, err := SealFor(root, private.PublicKey(), b, a, []DeviceKey{one, two}, api.VolumeRecord{}, set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := private.Open(d, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []byte
+	for _, k := range []DeviceKey{one, two} {
+		plain, err := OpenDeviceKey(root, a, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, plain.Bytes()...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("the members' keys are not delivered in their order")
+	}
+	for name, keys := range map[string][]DeviceKey{"none": nil, "a part": {one}, "exchanged": {two, one}, "another device's": {one, three}, "one too many": {one, two, three}} {
+		if _, err := SealFor(root, private.PublicKey(), b, a, keys, api.VolumeRecord{}, set); err == nil {
+			t.Errorf("%s: sealed", name)
+		}
+	}
+	if _, err := SealFor(root, private.PublicKey(), b, a, []DeviceKey{one, two}, api.VolumeRecord{}, api.AssignedDevice{ID: "dev"}); err == nil {
+		t.Error("two keys for a device that stands alone: sealed")
+	}
+}
+
 func TestSealFor_publicKeysAreChecked(t *testing.T) {
 	t.Parallel()
 	root := testRoot(t, 1)

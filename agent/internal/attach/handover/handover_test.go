@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 
 const secret = "a secret of thirty-two bytes !!!"
 
+// manySecrets is as long as the keys of a RAID set, and longer than one place of the vault.
+var manySecrets = strings.Repeat(secret, 20)
+
 // live is one of three lives: the first and second hand over, the third reports.
 func live() error {
 	p, err := Receive()
@@ -41,6 +44,14 @@ func live() error {
 		if err != nil {
 			return err
 		}
+		many, err := keymem.FromBytes([]byte(manySecrets))
+		if err != nil {
+			return err
+		}
+		last, err := key.Clone()
+		if err != nil {
+			return err
+		}
 		f, err := os.Open(os.Getenv("KEYWARD_TEST_LIVES"))
 		if err != nil {
 			return err
@@ -48,7 +59,7 @@ func live() error {
 		if _, err := f.Seek(5, 0); err != nil {
 			return err
 		}
-		p = &Parcel{Note: json.RawMessage(`"1"`), Files: []*os.File{f}, Keys: []*keymem.Key{key}}
+		p = &Parcel{Note: json.RawMessage(`"1"`), Files: []*os.File{f}, Keys: []*keymem.Key{key, many, last}}
 		if err := Exec("/nonexistent", nil, nil, *p); err == nil || key.Len() == 0 {
 			return fmt.Errorf("handing over to nobody: %v, key of %d bytes", err, key.Len())
 		}
@@ -75,7 +86,7 @@ func live() error {
 	}
 	_, again := os.LookupEnv(variable)
 	fmt.Printf("pid %d note %s file %q key %v %s vaults %d variable %v\n", os.Getpid(), p.Note, rest[:n],
-		string(p.Keys[0].Bytes()) == secret, p.Keys[0].Protection(), vaults, again)
+		string(p.Keys[0].Bytes()) == secret && string(p.Keys[1].Bytes()) == manySecrets && string(p.Keys[2].Bytes()) == secret, p.Keys[0].Protection(), vaults, again)
 	return nil
 }
 
