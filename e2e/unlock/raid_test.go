@@ -198,7 +198,11 @@ func TestRAID_suspendedAndResumed(t *testing.T) {
 		}
 		during := writing(m.mountPoint(0) + "/during")
 		waits(t, during)
-		if _, err := m.Approve(t.Context(), r.RequestID, api.Decision{Reason: "go on"}); err != nil {
+		if _, err := m.Run(t.Context(), "request", first); err != nil {
+			t.Fatal(err)
+		}
+		again := m.request(first, api.KeyPending)
+		if _, err := m.Approve(t.Context(), again.RequestID, api.Decision{Reason: "go on"}); err != nil {
 			t.Fatal(err)
 		}
 		goesOn(t, during)

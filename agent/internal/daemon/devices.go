@@ -161,7 +161,7 @@ func (d *Daemon) apply(list api.DeviceList) {
 // while one of its members is lost, too: the broker says which.
 func usable(a api.AssignedDevice) bool {
 	if a.Set != nil {
-		return !slices.ContainsFunc(a.Set.Members, func(m api.AssignedMember) bool { return m.Volume == nil })
+		return a.Volume != nil && !slices.ContainsFunc(a.Set.Members, func(m api.AssignedMember) bool { return m.Volume == nil })
 	}
 	return a.SetID == "" && a.Volume != nil && (a.Status == api.DeviceEncrypted || a.Status == api.DeviceInUse)
 }
