@@ -120,9 +120,28 @@ func TestRAID_wholeLife(t *testing.T) {
 		if _, err := m.Run(t.Context(), "request", "stripe"); err != nil {
 			t.Fatal(err)
 		}
-		m.approve(0, first)
+		last := m.approve(0, first)
 		m.all(set, api.DeviceInUse)
 		m.holds(file, sum)
+
+		// Its keys are destroyed together, and its disks are single again.
+		if _, err := m.Revoke(t.Context(), last.RequestID, api.Decision{}); err != nil {
+			t.Fatal(err)
+		}
+		m.all(set, api.DeviceEncrypted)
+		refusedAs(t, "deleting an encrypted set", m.Do(t.Context(), http.MethodDelete, "/api/v1/raid-sets/"+set.ID, nil, nil), "conflict")
+		if err := m.Do(t.Context(), http.MethodPost, "/api/v1/raid-sets/"+set.ID+"/unconfigure", api.UnconfigureWrite{Confirm: "stripe"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		m.all(set, api.DeviceNotConfigured)
+		if err := m.Do(t.Context(), http.MethodDelete, "/api/v1/raid-sets/"+set.ID, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range set.MemberIDs {
+			if d := m.becomes(id, api.DeviceNotConfigured); d.RAIDSetID != "" || d.Key != nil {
+				t.Errorf("a member of a deleted set: %+v", d)
+			}
+		}
 	})
 }
 
