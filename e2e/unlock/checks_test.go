@@ -51,7 +51,7 @@ func (d *door) close() {
 // closed is a policy that gives keys by itself while the door is closed, and looks again.
 func (d *door) closed(name string) api.Policy {
 	return api.Policy{Name: name, OnMatch: api.ActionApprove, OnFailure: api.ActionManual, CheckEnabled: true, OnCheckFailure: api.CheckRevoke,
-		LeaseSeconds: 120, HeartbeatSeconds: 1, Rules: []api.Rule{{Fact: api.FactTCPPorts, Match: api.MatchAll,
+		LeaseSeconds: 120, HeartbeatSeconds: 1, MissingAfterSeconds: 600, Rules: []api.Rule{{Fact: api.FactTCPPorts, Match: api.MatchAll,
 			Conditions: []api.Condition{{Operator: api.OpLacks, Value: strconv.Itoa(d.port)}}}}}
 }
 

@@ -58,7 +58,7 @@ func TestCopy_ofALiveMachineWaitsForAPerson(t *testing.T) {
 		ctx := t.Context()
 		m := newAccount(t, s).machine(1, "")
 		p := auto()
-		p.LeaseSeconds, p.HeartbeatSeconds = 120, 1
+		p.LeaseSeconds, p.HeartbeatSeconds = 120, 10
 		m.policy(m.device(0), p)
 		d := m.encrypt(0, api.DeviceWrite{})
 		m.mounted(0)
@@ -114,9 +114,7 @@ func TestCopy_ofALiveMachineWaitsForAPerson(t *testing.T) {
 		if got, err := os.ReadFile(seen); err != nil || string(got) != m.mountPoint(0)+"/file" {
 			t.Errorf("the copy reads %q, %v", got, err)
 		}
-		if _, err := c.Run(ctx, "lock", d.ID); err != nil {
-			t.Fatal(err)
-		}
+		c.lock(d)
 		if _, err := c.Run(ctx, "request", d.ID); err != nil { // and from now on the policy decides
 			t.Fatal(err)
 		}

@@ -25,6 +25,16 @@ func (m *machine) moveDisk(from, to string) {
 	}
 }
 
+// lock has the machine give a mounted volume up, and waits until the broker knows of the one and the other.
+func (m *machine) lock(d api.Device) {
+	m.t.Helper()
+	m.becomes(d.ID, api.DeviceInUse)
+	if _, err := m.Run(m.t.Context(), "lock", d.ID); err != nil {
+		m.t.Fatal(err)
+	}
+	m.becomes(d.ID, api.DeviceEncrypted)
+}
+
 // One disk through every status of the devices' picture: found, configured, waiting for its machine, taken back, encrypted,
 // in use, gone and back, its key destroyed, encrypted anew, and deleted.
 func TestDevice_everyStatusOfADisk(t *testing.T) {
@@ -89,10 +99,7 @@ func TestDevice_everyStatusOfADisk(t *testing.T) {
 		kept(t, m.mountPoint(0)+"/file")
 
 		// The key is destroyed for ever, and the disk can be used anew.
-		if _, err := m.Run(ctx, "lock", d.ID); err != nil {
-			t.Fatal(err)
-		}
-		m.becomes(d.ID, api.DeviceEncrypted)
+		m.lock(d)
 		_, err = m.UnconfigureDevice(ctx, d.ID, api.UnconfigureWrite{Confirm: "another"})
 		refusedAs(t, "unconfigure without its name", err, "invalid")
 		if d, err = m.UnconfigureDevice(ctx, d.ID, api.UnconfigureWrite{Confirm: d.Name}); err != nil || d.Status != api.DeviceNotConfigured || d.Key != nil {
@@ -109,9 +116,7 @@ func TestDevice_everyStatusOfADisk(t *testing.T) {
 		if _, err := os.Stat(m.mountPoint(0) + "/file"); err == nil {
 			t.Error("the file of the destroyed volume is there")
 		}
-		if _, err := m.Run(ctx, "lock", d.ID); err != nil {
-			t.Fatal(err)
-		}
+		m.lock(d)
 		m.away(0)
 		m.becomes(d.ID, api.DeviceUndetected)
 		if err := m.DeleteDevice(ctx, d.ID); err != nil {

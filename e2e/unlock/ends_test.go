@@ -63,7 +63,7 @@ func TestSilence_endsWhatWaitsAndTakesWhatIsHeld(t *testing.T) {
 	eachWired(t, func(t *testing.T, s *site, wire *lab.Wire) {
 		m := newAccount(t, s).machineOn(wire, 2)
 		p := auto()
-		p.LeaseSeconds, p.HeartbeatSeconds = 30, 1
+		p.LeaseSeconds, p.HeartbeatSeconds, p.MissingAfterSeconds = 30, 1, 15
 		m.policy(m.device(0), p)
 		held := m.encrypt(0, api.DeviceWrite{})
 		m.mounted(0)

@@ -245,6 +245,9 @@ func (a *account) policy(d api.Device, p api.Policy) api.Policy {
 	if p.LeaseSeconds == 0 {
 		p.LeaseSeconds, p.HeartbeatSeconds = 120, 2
 	}
+	if p.MissingAfterSeconds == 0 {
+		p.MissingAfterSeconds = 600 // a machine under load is not gone
+	}
 	p.RevokeMode = api.RevokeUnmount
 	p, err := a.CreatePolicy(a.t.Context(), p)
 	if err != nil {

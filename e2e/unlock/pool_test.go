@@ -41,7 +41,7 @@ func TestPool_eachMachineHasADiskOfItsOwn(t *testing.T) {
 		m := a.machine(2, "")
 		d0, d1 := m.device(0), m.device(1)
 		p := auto()
-		p.ResourcePool, p.LeaseSeconds, p.HeartbeatSeconds, p.RevokeMode = true, 120, 2, api.RevokeUnmount
+		p.ResourcePool, p.LeaseSeconds, p.HeartbeatSeconds, p.MissingAfterSeconds, p.RevokeMode = true, 600, 2, 600, api.RevokeUnmount
 		p.ImageIDs, p.DeviceIDs = []string{d0.ImageID}, []string{d0.ID, d1.ID}
 		p, err := a.CreatePolicy(t.Context(), p)
 		if err != nil {

@@ -1,7 +1,10 @@
 package unlock
 
 import (
+	"fmt"
+	"net/http"
 	"testing"
+	"time"
 
 	"keyward/broker/api"
 	"keyward/e2e/lab"
@@ -85,5 +88,45 @@ func TestCheck_thatOnlyTellsTakesNothing(t *testing.T) {
 				t.Errorf("the log has %d %s, want 1", n, event)
 			}
 		}
+	})
+}
+
+// The account's schedule has every machine judged again at its time, and not before.
+func TestCheck_onSchedule(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		door := newDoor(t)
+		m := newAccount(t, s).machine(1, "")
+		d := m.under(door.closed("web"))
+		r := m.request(d.ID, api.KeyDelivered)
+		door.open()
+		var next api.CheckSchedule
+		within(t, patience, func() error { // the minute may be over before the broker has it
+			at := time.Now().UTC().Add(time.Minute)
+			in := api.CheckSettings{Schedule: api.ScheduleDaily, Time: at.Format("15:04"), RetrySeconds: 600}
+			if err := m.Do(t.Context(), http.MethodPut, "/api/v1/integrity-settings", in, &next); err != nil {
+				return err
+			}
+			if next.NextAt == nil || next.NextAt.After(at) {
+				return fmt.Errorf("the next check of a machine in %s is %v", next.TimeZone, next.NextAt)
+			}
+			return nil
+		})
+		within(t, 3*time.Minute, func() error {
+			now, err := m.KeyRequest(t.Context(), r.RequestID)
+			if err == nil && now.Status != api.KeyRevoked {
+				err = fmt.Errorf("request %d is %s", now.Number, now.Status)
+			}
+			if r = now; time.Now().Before(*next.NextAt) && went(r, "check-failed", api.KeyRevoking) {
+				t.Error("judged before its time")
+			}
+			return err
+		})
+		if n := m.logged("agent", "integrity.check-scheduled"); n != 1 || !went(r, "check-failed", api.KeyRevoking) {
+			t.Errorf("%d scheduled checks, and the request went %+v", n, r.History)
+		}
+		m.state("suspended")
+		door.close()
+		m.requestBecomes(r.RequestID, api.KeyDelivered)
+		m.state("mounted")
 	})
 }
