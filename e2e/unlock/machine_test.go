@@ -76,14 +76,15 @@ func (m *machine) clean() {
 	if err := m.Stop(40 * time.Second); err != nil {
 		m.t.Error(err)
 	}
-	if m.t.Failed() {
-		m.t.Logf("the agent's log ends:\n%s", m.LogTail(40))
-	}
-	if left := lab.Traces(m.dir); len(left) > 0 {
+	left := lab.Traces(m.dir)
+	if len(left) > 0 {
 		m.t.Errorf("the stopped agent left behind: %v", left)
 		if err := lab.TearDown(m.dir); err != nil {
 			m.t.Error(err)
 		}
+	}
+	if m.t.Failed() {
+		m.t.Logf("the agent's log ends:\n%s", m.LogTail(40))
 	}
 }
 
