@@ -2,7 +2,7 @@ package api
 
 import "time"
 
-// PathOfflineRecords takes what machines did without the broker.
+// PathOfflineRecords takes what machines tell of themselves, of times without the broker too.
 const PathOfflineRecords = "/agent/v1/offline-records"
 
 // OfflineRecordContext begins what the signature of an offline record covers; the payload follows.
@@ -13,7 +13,7 @@ type OfflineRecords struct {
 	Records []OfflineRecord `json:"records" minItems:"1" maxItems:"100"`
 }
 
-// OfflineRecord is what a machine did without the broker, signed with its own key. A record that the broker has already
+// OfflineRecord is what a machine did without the broker, or what became of itself, signed with its own key. A record that the broker has already
 // is taken again without effect.
 type OfflineRecord struct {
 	// Payload is the JSON of an OfflineEntry.
@@ -32,6 +32,15 @@ const (
 	OfflineBreakGlassCheck  OfflineEvent = "break-glass-rehearsed"
 	OfflineKeyWritten       OfflineEvent = "key-file-written"
 	OfflineClosed           OfflineEvent = "closed"
+)
+
+// The events of the machine's and the agent's own life. They are records of the same log, because nobody is asked when a
+// machine goes down: they are told when there is a broker again, with the time at which they happened.
+const (
+	MachineBooted   OfflineEvent = "machine-booted"
+	MachineStopping OfflineEvent = "machine-stopping"
+	AgentStarted    OfflineEvent = "agent-started"
+	AgentStopped    OfflineEvent = "agent-stopped"
 )
 
 // OfflineEntry is what an offline record says. Nothing in it is secret.

@@ -63,7 +63,7 @@ func TestAudit_everyKindOfEventOfARealLife(t *testing.T) {
 			t.Error("a wrong password is accepted")
 		}
 		for category, events := range map[string][]string{
-			"agent":  {"instance.enrolled", "image.added", "device.added"},
+			"agent":  {"instance.enrolled", "image.added", "device.added", "machine.booted", "agent.started"},
 			"key":    {"key-request.approved-by-policy", "key-request.delivered", "key.mounted", "key-request.revoke-asked", "key-request.revoked"},
 			"policy": {"policy.created", "policy.device-moved", "policy.changed", "policy.deleted"},
 			"user":   {"user.created", "user.logged-on", "device.encrypt-asked"},

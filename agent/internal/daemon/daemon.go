@@ -46,6 +46,8 @@ type Options struct {
 	DeviceCheck time.Duration
 	// CertificateCheck is how often the certificate's end is looked at.
 	CertificateCheck time.Duration
+	// Stopping says whether the whole machine is going down, at the agent's stop; nil asks systemd.
+	Stopping func(ctx context.Context) bool
 	// Ready is called when the agent serves: after it, stopping is graceful.
 	Ready func()
 }
@@ -161,6 +163,8 @@ func Run(ctx context.Context, o Options) error {
 			Timeout: time.Duration(cfg.Scripts.TimeoutSeconds) * time.Second, Logger: log}})
 
 	d.takeOver(ctx, former)
+	record := life{book: d.book(), stateDir: cfg.StateDir, version: o.Version, run: d.thisRun, now: o.Now, boottime: o.Boottime, log: log}
+	record.start(former != nil)
 
 	reports, endReports := context.WithCancel(context.WithoutCancel(ctx))
 	var background, sending sync.WaitGroup
@@ -186,8 +190,13 @@ func Run(ctx context.Context, o Options) error {
 	background.Wait()
 	d.memory.Wait()
 	last, cancel := context.WithTimeout(reports, 10*time.Second)
+	record.stop(o.Stopping(last))
 	if d.outbox.drain(last) != nil {
 		log.Warn("stopping with reports unsent; the broker will know by the missing heartbeats")
+	} else if !d.link.status().Connected {
+		log.Warn("the broker is away: the record of this stop is sent by the next start")
+	} else if err := d.sendRecords(last); err != nil {
+		log.Warn("the record of this stop is sent by the next start", "error", err)
 	}
 	cancel()
 	endReports()
@@ -211,6 +220,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CertificateCheck == 0 {
 		o.CertificateCheck = time.Hour
+	}
+	if o.Stopping == nil {
+		o.Stopping = goingDown
 	}
 	if o.Ready == nil {
 		o.Ready = func() {}

@@ -50,10 +50,15 @@ func (d *Daemon) recoveryLoop(ctx context.Context) {
 	}
 }
 
+// book is the machine's own log.
+func (d *Daemon) book() *logbook.Book {
+	signer, _ := d.id.Certificate.PrivateKey.(crypto.Signer)
+	return logbook.New(d.cfg.StateDir, d.id.AccountID, d.id.InstanceID, signer)
+}
+
 // sendRecords hands the machine's own records over, in their order.
 func (d *Daemon) sendRecords(ctx context.Context) error {
-	signer, _ := d.id.Certificate.PrivateKey.(crypto.Signer)
-	book := logbook.New(d.cfg.StateDir, d.id.AccountID, d.id.InstanceID, signer)
+	book := d.book()
 	for {
 		records, upTo, err := book.Unsent(recordBatch)
 		if err != nil || len(records) == 0 {
@@ -62,7 +67,7 @@ func (d *Daemon) sendRecords(ctx context.Context) error {
 		err = d.link.saw(d.broker.SendOfflineRecords(ctx, api.OfflineRecords{Records: records}))
 		if final(err) {
 			// It stays in the file; the ones behind it must not wait for ever.
-			d.log.Error("the broker refused records of what was done without it; they stay in the file", "file", book.Path(), "up_to", upTo, "error", err)
+			d.log.Error("the broker refused the machine's own records; they stay in the file", "file", book.Path(), "up_to", upTo, "error", err)
 		} else if err != nil {
 			return err
 		}

@@ -1,5 +1,6 @@
-// Package logbook keeps what was done on a machine without its broker: an append-only file beside the identity, each entry
-// chained to the one before and signed with the machine's key, so that it can join the broker's audit log later.
+// Package logbook keeps what was done on a machine without its broker, and when machine and agent started and stopped: an
+// append-only file beside the identity, each entry chained to the one before and signed with the machine's key, so that it
+// can join the broker's audit log later.
 package logbook
 
 import (

@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -157,6 +158,15 @@ func TestOfflineRecords_joinTheLog(t *testing.T) {
 		records = o.events("offline.break-glass-opened")
 		if len(records) != 4 || !strings.Contains(records[2].Detail["gap"], "missing") || !strings.Contains(records[3].Detail["gap"], "another") {
 			t.Errorf("the log has %+v", records[2:])
+		}
+		booted := entry(6, "")
+		booted.Event, booted.Devices, booted.Detail = api.MachineBooted, nil, map[string]string{"boot": "a"}
+		if err := send(b, b.told(booted)); err != nil {
+			t.Fatal(err)
+		}
+		if lives := o.events("machine.booted"); len(lives) != 1 || lives[0].Category != "agent" || lives[0].Subject != b.id || lives[0].Detail["machine_boot"] != "a" ||
+			lives[0].Detail["machine_time"] != booted.At.UTC().Format(time.RFC3339) {
+			t.Errorf("a boot is recorded as %+v", lives)
 		}
 		changed := b.told(entry(6, ""))
 		changed.Payload = bytes.Replace(changed.Payload, []byte("Alice"), []byte("Carol"), 1)

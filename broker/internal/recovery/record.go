@@ -31,9 +31,13 @@ const (
 	maxDevices = 64
 )
 
-// events are what may be told.
+// events are what may have been done without the broker.
 var events = map[api.OfflineEvent]bool{api.OfflineExportedOpened: true, api.OfflineBreakGlassOpened: true, api.OfflineBreakGlassCheck: true,
 	api.OfflineKeyWritten: true, api.OfflineClosed: true}
+
+// lives are the events of a machine's own life, and what the audit log calls them.
+var lives = map[api.OfflineEvent]string{api.MachineBooted: "machine.booted", api.MachineStopping: "machine.stopping",
+	api.AgentStarted: "agent.started", api.AgentStopped: "agent.stopped"}
 
 // Take lets records of what a machine did without the broker join the audit log. key is the machine's, from the
 // certificate of this call. A record that is there already is passed over; one whose predecessor is missing says so.
@@ -76,7 +80,7 @@ func read(p tenant.Principal, key *ecdsa.PublicKey, r api.OfflineRecord) (e api.
 		return e, "has no ID or sequence"
 	case e.AccountID != p.AccountID || e.Instance != p.Instance:
 		return e, "is of another machine or account"
-	case !events[e.Event]:
+	case !events[e.Event] && lives[e.Event] == "":
 		return e, "tells of an event that is not known"
 	case len(e.Devices) > maxDevices || len(e.Detail) > maxDetails:
 		return e, "tells too much"
@@ -106,6 +110,10 @@ func (s *Service) join(t *store.Tenant, p tenant.Principal, r api.OfflineRecord,
 	}
 	if gap != "" {
 		detail["gap"] = gap
+	}
+	if name := lives[e.Event]; name != "" {
+		delete(detail, "devices")
+		return audit.Append(t, audit.Entry{Category: audit.Agent, Event: name, Actor: p.Actor(), Subject: p.Instance, Detail: detail})
 	}
 	return audit.Append(t, audit.Entry{Category: audit.Key, Event: "offline." + string(e.Event), Actor: p.Actor(), Subject: subject(e), Detail: detail})
 }
