@@ -42,6 +42,8 @@ var models = map[string]any{
 	"policies":          PoliciesPage{},
 	"policy":            PolicyPage{},
 	"logs":              LogsPage{},
+	"archives":          ArchivesPage{},
+	"proofs":            ProofsPage{},
 	"users":             UsersPage{},
 	"roles":             RolesPage{},
 	"account":           AccountPage{},

@@ -45,6 +45,7 @@ type ImagePage struct {
 	Facts     []Pair
 	Policies  []Link
 	Instances []InstanceRow
+	Pager     Pager
 	CanWrite  bool
 	Buttons   []Button
 	Back      Link

@@ -193,7 +193,7 @@ func Run(ctx context.Context, o Options) error {
 	record.stop(o.Stopping(last))
 	if d.outbox.drain(last) != nil {
 		log.Warn("stopping with reports unsent; the broker will know by the missing heartbeats")
-	} else if !d.link.status().Connected {
+	} else if d.link.status().Error != "" {
 		log.Warn("the broker is away: the record of this stop is sent by the next start")
 	} else if err := d.sendRecords(last); err != nil {
 		log.Warn("the record of this stop is sent by the next start", "error", err)

@@ -52,6 +52,9 @@ func (s *Service) ExportJSONL(ctx context.Context, p tenant.Principal, f Filter,
 			return err
 		}
 		r.Edge = tree.Edge()
+		if r.Deleted, err = s.tombstones(t); err != nil {
+			return err
+		}
 		// Only what this broker's keys signed: the reader has no others.
 		checkpoints, err = store.In[store.AuditCheckpoint](t).List(store.OneOf("key_id", s.known), store.Asc("sequence"),
 			store.AtLeast("sequence", r.First.Sequence), store.AtMost("sequence", r.Last.Sequence))

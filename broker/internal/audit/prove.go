@@ -2,9 +2,13 @@ package audit
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
@@ -31,6 +35,32 @@ func (s *Service) SignedHead(ctx context.Context, p tenant.Principal) (chain.Che
 	return out, err
 }
 
+// Checkpoints lists the signatures over the log, newest first.
+func (s *Service) Checkpoints(ctx context.Context, p tenant.Principal, page, size int) (api.AuditCheckpoints, error) {
+	f := Filter{Page: page, Size: size}
+	if err := f.check(); err != nil {
+		return api.AuditCheckpoints{}, err
+	}
+	if size == 0 {
+		size = 25
+	}
+	out := api.AuditCheckpoints{Checkpoints: []api.AuditCheckpointInfo{}}
+	err := s.store.View(ctx, func(tx *store.Tx) error {
+		table := store.In[store.AuditCheckpoint](tx.Tenant(p.AccountID))
+		var err error
+		if out.Total, err = table.Count(); err != nil {
+			return err
+		}
+		rows, err := table.List(store.Desc("sequence"), store.Limit(size), store.Offset((max(page, 1)-1)*size))
+		out.Checkpoints = out.Checkpoints[:0]
+		for _, c := range rows {
+			out.Checkpoints = append(out.Checkpoints, api.AuditCheckpointInfo{Sequence: c.Sequence, At: c.At, Hash: c.Hash, Root: c.Root, KeyID: c.KeyID})
+		}
+		return err
+	})
+	return out, err
+}
+
 // signedAt is the first checkpoint in the order with a tree of at least so many records.
 func (s *Service) signedAt(t *store.Tenant, records int64, order store.Filter) (store.AuditCheckpoint, error) {
 	c, err := store.In[store.AuditCheckpoint](t).First(store.AtLeast("sequence", records), store.NotNull("root"), store.OneOf("key_id", s.known), order)
@@ -38,6 +68,30 @@ func (s *Service) signedAt(t *store.Tenant, records int64, order store.Filter) (
 		return c, problem.NotFound("checkpoint")
 	}
 	return c, err
+}
+
+// Question is what is to be proved: that the record is in the log; or that the log that was signed at record From is the
+// beginning of the one that was signed at record To, 0 being the newest.
+type Question struct{ Record, From, To int64 }
+
+// Prove answers a question with a proof for package chain.
+func (s *Service) Prove(ctx context.Context, p tenant.Principal, q Question) ([]byte, error) {
+	if (q.Record == 0) == (q.From == 0) || q.To != 0 && q.From == 0 {
+		return nil, problem.Invalid("record", "name record, or from and perhaps to")
+	}
+	if q.Record != 0 {
+		return s.ProveRecord(ctx, p, q.Record)
+	}
+	return s.ProveConsistency(ctx, p, q.From, q.To)
+}
+
+// PEM is a public key of audit logs as audit verify takes it.
+func PEM(key ed25519.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the public key of audit logs: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
 // ProveRecord proves that a record is in the log. Records that no checkpoint signs yet are signed now.

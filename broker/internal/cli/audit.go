@@ -95,19 +95,21 @@ func writeTo(name string, stdout io.Writer, f func(io.Writer) error) error {
 
 // verification is what audit verify --json prints.
 type verification struct {
-	OK          bool       `json:"ok"`
-	AccountID   string     `json:"account_id,omitempty"`
-	AccountName string     `json:"account_name,omitempty"`
-	Records     int64      `json:"records"`
-	First       int64      `json:"first"`
-	Last        int64      `json:"last"`
-	SignedTo    int64      `json:"signed_to"`
-	Checkpoints int64      `json:"checkpoints"`
-	Roots       int64      `json:"roots"`
-	Head        string     `json:"head,omitempty"`
-	KeyID       string     `json:"key_id,omitempty"`
-	Trusted     bool       `json:"trusted"`
-	ExportedAt  *time.Time `json:"exported_at,omitempty"`
+	OK          bool   `json:"ok"`
+	AccountID   string `json:"account_id,omitempty"`
+	AccountName string `json:"account_name,omitempty"`
+	Records     int64  `json:"records"`
+	First       int64  `json:"first"`
+	Last        int64  `json:"last"`
+	SignedTo    int64  `json:"signed_to"`
+	Checkpoints int64  `json:"checkpoints"`
+	Roots       int64  `json:"roots"`
+	// Deleted are the records that are not there because an auditor deleted them.
+	Deleted    int64      `json:"deleted,omitempty"`
+	Head       string     `json:"head,omitempty"`
+	KeyID      string     `json:"key_id,omitempty"`
+	Trusted    bool       `json:"trusted"`
+	ExportedAt *time.Time `json:"exported_at,omitempty"`
 	// Problem, Line and Record say what is wrong and where.
 	Problem string `json:"problem,omitempty"`
 	Line    int64  `json:"line,omitempty"`
@@ -175,6 +177,9 @@ func verified(r chain.Report, p *chain.Problem) verification {
 	if !r.ExportedAt.IsZero() {
 		v.ExportedAt = &r.ExportedAt
 	}
+	if n := len(r.Deleted); n > 0 {
+		v.Deleted = r.Deleted[n-1].Last
+	}
 	if p != nil {
 		v.Problem, v.Line, v.Record = p.What, p.Line, p.Sequence
 	}
@@ -184,6 +189,10 @@ func verified(r chain.Report, p *chain.Problem) verification {
 func printVerified(w io.Writer, r chain.Report) {
 	fmt.Fprintf(w, "The log of account %q (%s) is whole: %d records, %d to %d, exported %s.\n", r.AccountName, r.AccountID, r.Records, r.First, r.Last, r.ExportedAt.Format(time.RFC3339))
 	fmt.Fprintf(w, "%d checkpoints, the last at record %d, %d of them with a tree that was checked; the end is signed by the export itself.\n", r.Checkpoints, r.SignedTo, r.Roots)
+	for _, t := range r.Deleted {
+		fmt.Fprintf(w, "Records %d to %d, of %s to %s, were deleted on %s by %s: %s\n", t.First, t.Last, t.Since.Format(time.DateOnly),
+			t.Until.Format(time.DateOnly), t.At.Format(time.DateOnly), t.Actor, t.Reason)
+	}
 	if r.Trusted {
 		fmt.Fprintf(w, "Signed by the trusted key %s.\n", r.KeyID)
 	} else {

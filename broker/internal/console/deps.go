@@ -2,11 +2,13 @@ package console
 
 import (
 	"context"
+	"crypto/ed25519"
 	"io"
 	"time"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/audit"
+	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/policy"
@@ -59,7 +61,7 @@ type Inventory interface {
 	Images(ctx context.Context, p tenant.Principal) ([]api.Image, error)
 	Image(ctx context.Context, p tenant.Principal, id string) (api.Image, error)
 	RenameImage(ctx context.Context, p tenant.Principal, id string, in api.ImageWrite) (api.Image, error)
-	Instances(ctx context.Context, p tenant.Principal, q inventory.InstanceQuery) ([]api.Instance, error)
+	Instances(ctx context.Context, p tenant.Principal, q inventory.InstanceQuery) ([]api.Instance, int64, error)
 	Instance(ctx context.Context, p tenant.Principal, id string) (api.Instance, error)
 	RevokeCertificate(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
 	AcceptKey(ctx context.Context, p tenant.Principal, id string, d api.Decision) error
@@ -153,4 +155,11 @@ type Audit interface {
 	// ExportCSV and ExportJSONL write what the filter selects, oldest first; paging does not count.
 	ExportCSV(ctx context.Context, p tenant.Principal, f audit.Filter, w io.Writer) error
 	ExportJSONL(ctx context.Context, p tenant.Principal, f audit.Filter, w io.Writer) error
+
+	Prove(ctx context.Context, p tenant.Principal, q audit.Question) ([]byte, error)
+	SignedHead(ctx context.Context, p tenant.Principal) (chain.Checkpoint, error)
+	Checkpoints(ctx context.Context, p tenant.Principal, page, size int) (api.AuditCheckpoints, error)
+	PublicKey() ed25519.PublicKey
+	Archives(ctx context.Context, p tenant.Principal) (api.AuditArchives, error)
+	DeleteArchives(ctx context.Context, p tenant.Principal, in api.AuditDelete) error
 }

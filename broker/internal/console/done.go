@@ -33,6 +33,7 @@ var doneMessages = map[string]ui.Flash{
 	"session-ended":             good("The session was ended.", ""),
 	"checking":                  good("The machine was asked for fresh evidence.", "Its answer is judged within moments; the page shows when."),
 	"ignored":                   good("The failed check is ignored.", "The machine keeps the key until it complies again."),
+	"archives-deleted":          good("The archives were deleted.", "Signed tombstones stay in their place."),
 	"dismissed":                 good("Put aside.", ""),
 }
 

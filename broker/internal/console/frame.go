@@ -40,8 +40,8 @@ func (v *visit) frame(title, intro string, crumbs ...ui.Link) ui.Frame {
 	return f
 }
 
-// menu is the main menu; an entry appears for those who may open it. Only pages that exist have one: Reports, archived
-// logs, notifications and the licence get theirs with their pages.
+// menu is the main menu; an entry appears for those who may open it. Only pages that exist have one: Reports,
+// notifications and the licence get theirs with their pages.
 var menu = []struct {
 	group, icon string
 	items       []menuItem
@@ -57,6 +57,8 @@ var menu = []struct {
 	}},
 	{"Logs", "list", []menuItem{
 		{"Query", "search", "/logs", rbac.LogsRead},
+		{"Archived", "list", "/logs/archived", rbac.LogsRead},
+		{"Proofs", "lock", "/logs/proofs", rbac.LogsRead},
 	}},
 	{"Administration", "cog", []menuItem{
 		{"User Management", "users", "/admin/users", rbac.UsersRead},
@@ -87,6 +89,14 @@ func (v *visit) nav() []ui.NavGroup {
 			path = entry
 		}
 	}
+	here := "" // the entry that says most of the path
+	for _, group := range menu {
+		for _, item := range group.items {
+			if under(path, item.url) && len(item.url) > len(here) {
+				here = item.url
+			}
+		}
+	}
 	var nav []ui.NavGroup
 	for _, group := range menu {
 		entry := ui.NavGroup{Title: group.group, Icon: group.icon}
@@ -94,7 +104,7 @@ func (v *visit) nav() []ui.NavGroup {
 			if !v.may(item.op) {
 				continue
 			}
-			current := under(path, item.url)
+			current := item.url == here
 			if group.group == "" {
 				nav = append(nav, ui.NavGroup{Title: item.title, Icon: item.icon, URL: item.url, Current: current})
 				continue

@@ -120,7 +120,8 @@ func (v *visit) imagePage(image api.Image) (ui.ImagePage, error) {
 		return page, err
 	}
 	page.Policies = v.policyLinks(image.PolicyIDs, names)
-	instances, err := v.Inventory.Instances(v.ctx, v.p, inventory.InstanceQuery{Image: image.ID})
+	at, size := v.page()
+	instances, total, err := v.Inventory.Instances(v.ctx, v.p, inventory.InstanceQuery{Image: image.ID, Page: at, Size: size})
 	if err != nil {
 		return page, err
 	}
@@ -130,6 +131,7 @@ func (v *visit) imagePage(image api.Image) (ui.ImagePage, error) {
 			Status:   instanceBadge(i), Location: i.Location, LastSeen: v.whenOptional(i.LastSeenAt),
 		})
 	}
+	page.Pager = ui.NewPager("/inventory/images/"+image.ID, url.Values{}, at, size, total)
 	return page, nil
 }
 

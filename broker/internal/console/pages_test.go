@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"keyward/broker/internal/audit/chain"
 	"keyward/broker/internal/problem"
 )
 
@@ -308,4 +309,40 @@ func TestPages_refusalsKeepWhatWasTyped(t *testing.T) {
 	if strings.Contains(a.body, "secret detail") {
 		t.Error("the page shows an internal error")
 	}
+}
+
+// The proof of a record and of a beginning are shown as they were checked, and downloaded as they are.
+func TestProofs_shownAndDownloaded(t *testing.T) {
+	t.Parallel()
+	p := newSite(t).as("auditor")
+	p.get("/logs/proofs").wants(t, "the page", http.StatusOK, "1–3 of 3", `href="/logs/proofs?from=24"`, `href="/logs/proofs/checkpoint.json"`, `href="/logs/proofs/audit.pem"`)
+	p.get("/logs/proofs?record=7").wants(t, "a record", http.StatusOK, "Record 7 is in the log", "Signed up to record", "/logs/proofs/proof.json?record=7", "audit verify keyward-record-7.json")
+	p.get("/logs/proofs?from=24").wants(t, "a beginning", http.StatusOK, "The log of record 24 is the beginning of that of record 40")
+	p.get("/logs/proofs?record=4000").wants(t, "no such record", http.StatusNotFound, "no such record", `value="4000"`)
+	p.get("/logs/proofs?record=first").wants(t, "no number", http.StatusUnprocessableEntity, "Enter the number of a record")
+	raw := p.get("/logs/proofs/proof.json?record=7")
+	if r, err := chain.VerifyProof([]byte(raw.body), chain.Options{}); err != nil || r.Record.Sequence != 7 || raw.header.Get("Content-Disposition") != `attachment; filename="keyward-record-7.json"` {
+		t.Errorf("the file: %+v, %v, %v", r, err, raw.header)
+	}
+	p.get("/logs/proofs/audit.pem").wants(t, "the key", http.StatusOK, "BEGIN PUBLIC KEY")
+	p.get("/logs/proofs/checkpoint.json").wants(t, "the signature", http.StatusOK, `"sequence": 40`)
+}
+
+// S-07, S-11, C-04: archives are downloaded by whoever exports logs and deleted by an Auditor alone, with the month typed.
+func TestArchives_downloadAndDelete(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.as("auditor")
+	p.get("/logs/archived").wants(t, "the list", http.StatusOK, "2025-09", "2024-09", "61240 to 88012", "26773", "/logs/archived/delete?month=2024-09", "/logs/export.csv?from=2024-09-01T00%3A00",
+		"ticket 5120", "user:otto")
+	if page := p.get("/logs/archived").body; strings.Contains(page, "delete?month=2025-09") {
+		t.Error("an archive that is kept can be deleted")
+	}
+	if page := s.as("data-analyst").get("/logs/archived").body; strings.Contains(page, "delete?month") || !strings.Contains(page, "/logs/export.csv?from=") {
+		t.Error("a Data Analyst may delete archives, or not read them")
+	}
+	p.get("/logs/archived/delete?month=2024-09").wants(t, "the question", http.StatusOK, `data-match="2024-09"`, "signed tombstone")
+	p.post("/logs/archived/delete", url.Values{"month": {"2024-09"}, "confirm": {"2024-9"}, "reason": {"old"}}).wants(t, "not typed", http.StatusUnprocessableEntity, "type it exactly")
+	p.post("/logs/archived/delete", url.Values{"month": {"2024-09"}, "confirm": {"2024-09"}, "reason": {"old"}}).leadsTo(t, "deleted", "/logs/archived")
+	p.get("/logs/archived").wants(t, "the word", http.StatusOK, "The archives were deleted.")
 }

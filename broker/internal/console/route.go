@@ -106,6 +106,13 @@ func Routes() []Route {
 		{get, "/logs", rbac.LogsRead, showLogs},
 		{get, "/logs/export.csv", rbac.LogsExport, exportCSV},
 		{get, "/logs/export.jsonl", rbac.LogsExport, exportJSONL},
+		{get, "/logs/archived", rbac.LogsRead, showArchives},
+		{get, "/logs/archived/delete", rbac.LogsDelete, askDeleteArchives},
+		{post, "/logs/archived/delete", rbac.LogsDelete, deleteArchives},
+		{get, "/logs/proofs", rbac.LogsRead, showProofs},
+		{get, "/logs/proofs/proof.json", rbac.LogsRead, downloadProof},
+		{get, "/logs/proofs/checkpoint.json", rbac.LogsRead, downloadCheckpoint},
+		{get, "/logs/proofs/audit.pem", rbac.LogsRead, downloadAuditKey},
 
 		{get, "/admin/users", rbac.UsersRead, showUsers},
 		{get, "/admin/users/new", rbac.UsersWrite, newUser},

@@ -2,8 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -42,13 +40,29 @@ func registerAudit(r *Router, log *audit.Service) {
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/key", Operation: rbac.LogsRead, Summary: "The public key that signs exports of the audit log"},
 		func(context.Context, tenant.Principal, *None) (*answer[auditKey], error) {
-			der, err := x509.MarshalPKIXPublicKey(log.PublicKey())
-			return answerOf(auditKey{PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}, err)
+			key, err := audit.PEM(log.PublicKey())
+			return answerOf(auditKey{PEM: string(key)}, err)
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/checkpoint", Operation: rbac.LogsRead,
 		Summary: "The signed head of the audit log: keep it, to have it proved later that the log was not rewritten"},
 		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[chain.Checkpoint], error) {
 			return answerOf(log.SignedHead(ctx, p))
+		})
+	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/checkpoints", Operation: rbac.LogsRead, Summary: "List the signatures over the audit log, newest first"},
+		func(ctx context.Context, p tenant.Principal, in *api.Page) (*answer[api.AuditCheckpoints], error) {
+			return answerOf(log.Checkpoints(ctx, p, in.Page, in.Size))
+		})
+	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/archives", Operation: rbac.LogsRead, Summary: "List the archived months of the audit log, and what was deleted of it"},
+		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[api.AuditArchives], error) {
+			return answerOf(log.Archives(ctx, p))
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/audit/archives/delete", Operation: rbac.LogsDelete,
+		Summary: "Delete archives whose time is over, up to a month; signed tombstones stay"},
+		func(ctx context.Context, p tenant.Principal, in *body[api.AuditDelete]) (*answer[api.AuditArchives], error) {
+			if err := log.DeleteArchives(ctx, p, in.Body); err != nil {
+				return nil, err
+			}
+			return answerOf(log.Archives(ctx, p))
 		})
 	raw(r, Route{Method: http.MethodGet, Path: "/api/v1/audit/proof", Operation: rbac.LogsRead,
 		Summary: "Prove that a record is in the log (?record=N), or that an earlier log is its beginning (?from=N, perhaps &to=N)"},
@@ -72,19 +86,10 @@ func proveAudit(c *fiber.Ctx, p tenant.Principal, log *audit.Service) error {
 		}
 		numbers[name] = n
 	}
-	if len(fields) == 0 && (numbers["record"] == 0) == (numbers["from"] == 0) {
-		fields["record"] = "name record, or from and perhaps to"
-	}
 	if len(fields) > 0 {
 		return problem.InvalidFields(fields)
 	}
-	var raw []byte
-	var err error
-	if numbers["record"] != 0 {
-		raw, err = log.ProveRecord(c.UserContext(), p, numbers["record"])
-	} else {
-		raw, err = log.ProveConsistency(c.UserContext(), p, numbers["from"], numbers["to"])
-	}
+	raw, err := log.Prove(c.UserContext(), p, audit.Question{Record: numbers["record"], From: numbers["from"], To: numbers["to"]})
 	if err != nil {
 		return err
 	}

@@ -21,10 +21,13 @@ type imageChange struct {
 
 type instanceList struct {
 	Instances []api.Instance `json:"instances"`
+	Total     int64          `json:"total"`
 }
 
 type instanceQuery struct {
-	Image string `query:"image" maxLength:"64" doc:"only instances of this image"`
+	api.Page
+	Image  string `query:"image" maxLength:"64" doc:"only instances of this image"`
+	Search string `query:"search" maxLength:"255" doc:"found in host name or identity"`
 }
 
 func registerImages(r *Router, d PeopleDeps) {
@@ -44,8 +47,8 @@ func registerImages(r *Router, d PeopleDeps) {
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/instances", Operation: rbac.RunningInstancesRead, Summary: "List instances"},
 		func(ctx context.Context, p tenant.Principal, in *instanceQuery) (*answer[instanceList], error) {
-			list, err := d.Inventory.Instances(ctx, p, inventory.InstanceQuery{Image: in.Image})
-			return answerOf(instanceList{list}, err)
+			list, total, err := d.Inventory.Instances(ctx, p, inventory.InstanceQuery{Image: in.Image, Search: in.Search, Page: in.Page.Page, Size: in.Size})
+			return answerOf(instanceList{list, total}, err)
 		})
 	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/instances/{id}", Operation: rbac.RunningInstancesRead, Summary: "Read an instance with its devices"},
 		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Instance], error) {

@@ -81,7 +81,8 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /agent/v1/devices/{id}/import-offer":       api.ImportOfferRequest{Nonce: "x"},
 		"POST /agent/v1/devices/{id}/import": api.ImportKey{Nonce: "x", EncapsulatedKey: []byte{1}, SealedKey: []byte{1},
 			Volume: api.VolumeRecord{Cipher: api.CipherXTS, KeyBits: 256, DigestSalt: []byte{1}, Digest: []byte{1}, HeaderHash: []byte{1}}},
-		"PUT /api/v1/integrity-settings": api.CheckSettings{Schedule: "daily", Time: "03:00", RetrySeconds: 3600},
+		"POST /api/v1/audit/archives/delete": api.AuditDelete{Month: "2000-01", Confirm: "2000-01", Reason: "x"},
+		"PUT /api/v1/integrity-settings":     api.CheckSettings{Schedule: "daily", Time: "03:00", RetrySeconds: 3600},
 	}
 }
 

@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"keyward/broker/api"
 	"keyward/broker/internal/problem"
@@ -10,26 +11,48 @@ import (
 	"keyward/broker/internal/tenant"
 )
 
-// InstanceQuery selects machines. Empty members select everything.
-type InstanceQuery struct{ Image string }
+// InstanceQuery selects machines. Empty members select everything; Page counts from 1, and a Size of 0 returns all.
+type InstanceQuery struct {
+	Image string
+	// Search is found in host name or identity, whatever the case of ASCII letters.
+	Search     string
+	Page, Size int
+}
 
-// Instances lists enrolled machines by host name, without their devices.
-func (s *Service) Instances(ctx context.Context, p tenant.Principal, q InstanceQuery) ([]api.Instance, error) {
+func (q InstanceQuery) where() []store.Filter {
+	var out []store.Filter
+	if q.Image != "" {
+		out = append(out, store.Eq("image_id", q.Image))
+	}
+	if q.Search != "" {
+		out = append(out, store.AnyLike([]string{"host_name", "identity"}, q.Search))
+	}
+	return out
+}
+
+// Instances lists enrolled machines by host name, without their devices, and counts all that match.
+func (s *Service) Instances(ctx context.Context, p tenant.Principal, q InstanceQuery) ([]api.Instance, int64, error) {
 	var out []api.Instance
+	var total int64
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		// Without evidence, which is large.
-		filters := []store.Filter{store.Asc("host_name"), store.Only("id", "identity", "provider", "host_name", "location", "image_id",
-			"agent_version", "first_seen_at", "last_seen_at", "source_ip", "missing", "suspicion", "suspected_at",
-			"cert_expires_at", "revoked_at", "key_conflict", "from_image", "tpm", "cloud_identity")}
-		if q.Image != "" {
-			filters = append(filters, store.Eq("image_id", q.Image))
+		machines := store.In[store.Instance](t)
+		var err error
+		if total, err = machines.Count(q.where()...); err != nil {
+			return err
 		}
-		rows, err := store.In[store.Instance](t).List(filters...)
+		// Without evidence, which is large.
+		filters := append(q.where(), store.Asc("host_name"), store.Only("id", "identity", "provider", "host_name", "location", "image_id",
+			"agent_version", "first_seen_at", "last_seen_at", "source_ip", "missing", "suspicion", "suspected_at",
+			"cert_expires_at", "revoked_at", "key_conflict", "from_image", "tpm", "cloud_identity"))
+		if q.Size > 0 {
+			filters = append(filters, store.Offset((min(max(q.Page, 1), maxPage)-1)*q.Size), store.Limit(q.Size))
+		}
+		rows, err := machines.List(filters...)
 		if err != nil {
 			return err
 		}
-		images, err := imageNames(t)
+		images, err := imageNames(t, rows)
 		if err != nil {
 			return err
 		}
@@ -39,7 +62,7 @@ func (s *Service) Instances(ctx context.Context, p tenant.Principal, q InstanceQ
 		}
 		return nil
 	})
-	return out, err
+	return out, total, err
 }
 
 // Instance returns one machine with its devices.
@@ -54,32 +77,41 @@ func (s *Service) Instance(ctx context.Context, p tenant.Principal, id string) (
 		if err != nil {
 			return err
 		}
-		images, err := imageNames(t)
+		images, err := imageNames(t, []store.Instance{r})
 		if err != nil {
 			return err
 		}
 		out = instanceView(r, images)
-		all, err := everything(t)
+		rows, err := store.In[store.Device](t).List(store.Eq("instance_id", id))
 		if err != nil {
 			return err
 		}
-		for _, d := range all {
-			if d.InstanceID == id {
-				out.Devices = append(out.Devices, d)
-			}
+		if out.Devices, err = views(t, rows); err != nil {
+			return err
 		}
-		return nil
+		sets, err := matchingSets(t, DeviceQuery{Instance: id})
+		out.Devices = append(out.Devices, sets...)
+		return err
 	})
 	return out, err
 }
 
-func imageNames(t *store.Tenant) (map[string]string, error) {
-	rows, err := store.In[store.Image](t).List(store.Only("id", "name"))
-	names := make(map[string]string, len(rows))
-	for _, r := range rows {
-		names[r.ID] = r.Name
+// imageNames are the names of the images of some machines.
+func imageNames(t *store.Tenant, machines []store.Instance) (map[string]string, error) {
+	names := map[string]string{}
+	for _, m := range machines {
+		names[m.ImageID] = ""
 	}
-	return names, err
+	for ids := range slices.Chunk(keysIn(names), someIDs) {
+		rows, err := store.In[store.Image](t).List(store.OneOf("id", ids), store.Only("id", "name"))
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			names[r.ID] = r.Name
+		}
+	}
+	return names, nil
 }
 
 func instanceView(r store.Instance, images map[string]string) api.Instance {

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"maps"
 	"slices"
 
 	"keyward/broker/internal/audit"
@@ -26,8 +27,25 @@ func Sighted(t *store.Tenant, instanceID string) (map[string]bool, error) {
 
 // SightedDevices are the devices in a machine's last inventory, and those that it published last though they are missing.
 func SightedDevices(t *store.Tenant, instanceID string) ([]store.Device, error) {
+	return sightedDevices(t, instanceID)
+}
+
+// SightedPolicies are the IDs of the policies of those devices, each once. Every heartbeat asks for them, so nothing else
+// is read.
+func SightedPolicies(t *store.Tenant, instanceID string) ([]string, error) {
+	devices, err := sightedDevices(t, instanceID, store.Only("id", "policy_id"))
+	var out []string
+	for _, d := range devices {
+		if !slices.Contains(out, d.PolicyID) {
+			out = append(out, d.PolicyID)
+		}
+	}
+	return out, err
+}
+
+func sightedDevices(t *store.Tenant, instanceID string, columns ...store.Filter) ([]store.Device, error) {
 	devices := store.In[store.Device](t)
-	out, err := devices.List(store.Eq("instance_id", instanceID))
+	out, err := devices.List(append(columns, store.Eq("instance_id", instanceID))...)
 	if err != nil {
 		return nil, err
 	}
@@ -38,13 +56,8 @@ func SightedDevices(t *store.Tenant, instanceID string) ([]store.Device, error) 
 	for _, d := range out {
 		delete(sighted, d.ID)
 	}
-	shared := make([]string, 0, len(sighted))
-	for id := range sighted {
-		shared = append(shared, id)
-	}
-	slices.Sort(shared)
-	for ids := range slices.Chunk(shared, 1000) { // a statement has a limited number of values
-		more, err := devices.List(store.OneOf("id", ids))
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(sighted)), someIDs) { // a statement has a limited number of values
+		more, err := devices.List(append(columns, store.OneOf("id", ids))...)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package inventory
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -175,20 +176,22 @@ func (u *Unit) Keys(t *store.Tenant) ([]keystore.DeviceKey, error) {
 	return out, nil
 }
 
-// SetNames are the names of the account's RAID sets by the ID of their first members.
-func SetNames(t *store.Tenant) (map[string]string, error) {
-	sets, err := store.In[store.RAIDSet](t).List(store.Only("id", "name"))
-	if err != nil || len(sets) == 0 {
-		return nil, err
-	}
-	firsts, err := store.In[store.Device](t).List(store.Ne("raid_set_id", ""), store.Eq("raid_index", 0), store.Only("id", "raid_set_id"))
-	if err != nil {
-		return nil, err
+// SetNames are the names of the RAID sets whose first members are among some devices, by the ID of that member.
+func SetNames(t *store.Tenant, devices []store.Device) (map[string]string, error) {
+	firsts := map[string]string{} // by set
+	for _, d := range devices {
+		if d.RAIDSetID != "" && d.RAIDIndex == 0 {
+			firsts[d.RAIDSetID] = d.ID
+		}
 	}
 	out := map[string]string{}
-	for _, d := range firsts {
-		if i := slices.IndexFunc(sets, func(r store.RAIDSet) bool { return r.ID == d.RAIDSetID }); i >= 0 {
-			out[d.ID] = sets[i].Name
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(firsts)), someIDs) {
+		sets, err := store.In[store.RAIDSet](t).List(store.OneOf("id", ids), store.Only("id", "name"))
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range sets {
+			out[firsts[r.ID]] = r.Name
 		}
 	}
 	return out, nil

@@ -127,17 +127,12 @@ func (s *Service) renew(t *store.Tenant, p tenant.Principal, held []api.HeldKey,
 // paces are the smallest heartbeat of the policies of a machine's devices, in seconds, and the shortest silence after
 // which it is missing.
 func paces(t *store.Tenant, instanceID string) (beat int64, silence time.Duration, err error) {
-	devices, err := inventory.SightedDevices(t, instanceID)
+	policies, err := inventory.SightedPolicies(t, instanceID)
 	if err != nil {
 		return 0, 0, err
 	}
-	seen := map[string]bool{}
-	for _, d := range devices {
-		if seen[d.PolicyID] {
-			continue
-		}
-		seen[d.PolicyID] = true
-		pol, err := policyOf(t, d.PolicyID)
+	for _, id := range policies {
+		pol, err := policyOf(t, id)
 		if err != nil {
 			return 0, 0, err
 		}

@@ -5,9 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,11 +98,11 @@ func completeRotation(data string, next ed25519.PrivateKey) error {
 	if err := os.Rename(filepath.Join(data, fileAuditNext), filepath.Join(data, fileAuditKey)); err != nil {
 		return fmt.Errorf("changing the key of audit logs: %w", err)
 	}
-	der, err := x509.MarshalPKIXPublicKey(next.Public())
+	text, err := audit.PEM(next.Public().(ed25519.PublicKey))
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(filepath.Join(data, fileAudit), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
+	if err := renameio.WriteFile(filepath.Join(data, fileAudit), text, 0o644); err != nil {
 		return fmt.Errorf("storing the new public key of audit logs: %w", err)
 	}
 	return nil

@@ -28,6 +28,8 @@ type Filter struct {
 type query struct {
 	db       *gorm.DB
 	schema   *schema.Schema
+	tx       *Tx
+	scope    scope
 	postgres bool
 	ordered  bool
 }

@@ -458,6 +458,26 @@ type AuditRecord struct {
 	Hash      []byte
 }
 
+// AuditTombstone stands for audit records that were deleted. It is never changed and never deleted, and nothing is deleted
+// that none stands for.
+type AuditTombstone struct {
+	AccountID     string `gorm:"primaryKey"`
+	LastSequence  int64  `gorm:"primaryKey;autoIncrement:false"`
+	FirstSequence int64
+	// Since and Until are the times of the first and the last record.
+	Since    time.Time
+	Until    time.Time
+	Previous []byte // the hash before the first record
+	Hash     []byte // of the last one
+	// Tail are the hashes of the records behind the last complete block, of which the tree keeps no node.
+	Tail      []byte
+	At        time.Time
+	Actor     string
+	Reason    string
+	KeyID     string
+	Signature []byte
+}
+
 // AuditCheckpoint is a signature by the broker over the chain's head at Sequence.
 type AuditCheckpoint struct {
 	AccountID string `gorm:"primaryKey"`

@@ -34,12 +34,13 @@ func (b *Base) account() *string            { return &b.AccountID }
 func (r *AuditRecord) account() *string     { return &r.AccountID }
 func (c *AuditCheckpoint) account() *string { return &c.AccountID }
 func (n *AuditNode) account() *string       { return &n.AccountID }
+func (a *AuditTombstone) account() *string  { return &a.AccountID }
 
 // models are all tables, in an order in which they can be filled.
 func models() []any {
 	return []any{&RootKey{}, &RootKeyHolder{}, &Account{}, &User{}, &Session{}, &EnrolToken{}, &Image{}, &Instance{}, &Device{}, &DeviceKey{}, &RAIDSet{},
 		&Policy{}, &PolicyImage{}, &KeyRequest{}, &KeyRequestEvent{}, &Notice{}, &KeyRequestApproval{}, &DeviceSighting{}, &RecoveryCode{}, &Job{}, &Nonce{}, &IdempotencyRecord{},
-		&AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{},
+		&AuditTombstone{}, &AuditRecord{}, &AuditCheckpoint{}, &AuditNode{}, &RecoveryKey{}, &OfflineRecord{}, &DeepSecuritySettings{},
 		&KeyExport{}, &KeyExportApproval{}, &RecoveryEnvelope{}}
 }
 

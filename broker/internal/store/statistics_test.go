@@ -25,7 +25,7 @@ func TestStatistics_theIndexOnWhatIsAskedForIsChosen(t *testing.T) {
 			{"SELECT * FROM devices WHERE instance_id = 'a' AND account_id = 'b' ORDER BY id", "devices_instance"},
 			{"SELECT * FROM key_requests WHERE device_id = 'a' AND instance_id = 'b' AND account_id = 'c' ORDER BY number DESC LIMIT 1", "account_id=? AND "},
 			{"SELECT number FROM key_requests WHERE account_id = 'c' ORDER BY number DESC, id LIMIT 1", "(account_id=?)"},
-			{"SELECT * FROM key_requests WHERE device_id = 'a' AND status IN ('x', 'y') AND account_id = 'c' ORDER BY number, id", "key_requests_device"},
+			{"SELECT * FROM key_requests WHERE device_id = 'a' AND status IN ('x', 'y') AND account_id = 'c' ORDER BY number, id", "key_requests_pair"},
 			{"SELECT device_id FROM device_sightings WHERE instance_id = 'a' AND account_id = 'b' ORDER BY id", "device_sightings_instance"},
 			{"SELECT count(*) FROM device_sightings WHERE device_id = 'd' AND instance_id = 'a' AND account_id = 'b'", "(account_id=? AND device_id=? AND instance_id=?)"},
 			{"SELECT * FROM jobs WHERE instance_id = 'a' AND status = 'queued' AND account_id = 'b' ORDER BY id", "jobs_instance"},

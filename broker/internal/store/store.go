@@ -39,6 +39,8 @@ type Store struct {
 	statements statements
 	// commits counts transactions of the database that were committed for writing.
 	commits atomic.Int64
+	// reads counts what was read.
+	reads reads
 	// turn lets one transaction write at a time; those that wait share its commit (group.go).
 	turn   turnstile
 	writer line

@@ -42,7 +42,7 @@ func (t Table[T]) query(db *gorm.DB, filters []Filter) (*query, error) {
 	if err := db.Statement.Parse(new(T)); err != nil {
 		return nil, err
 	}
-	q := &query{db: db, schema: db.Statement.Schema, postgres: t.tx.store.backend.name == "postgres"}
+	q := &query{db: db, schema: db.Statement.Schema, tx: t.tx, scope: t.scope, postgres: t.tx.store.backend.name == "postgres"}
 	for _, f := range filters {
 		if err := f.apply(q); err != nil {
 			return nil, err
@@ -102,6 +102,7 @@ func (t Table[T]) List(filters ...Filter) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.tx.store.reads.note(len(rows))
 	for i := range rows {
 		utc(&rows[i])
 	}
@@ -176,6 +177,7 @@ func (t Table[T]) Count(filters ...Filter) (int64, error) {
 	if err != nil {
 		return 0, t.tx.failed("counting rows of "+t.name(), err)
 	}
+	t.tx.store.reads.note(1)
 	return n, nil
 }
 

@@ -18,7 +18,7 @@ import (
 // then the records in order of their sequence, each checkpoint right behind the record that it signs.
 const (
 	Format  = "keyward-audit-log"
-	Version = 2
+	Version = 3
 )
 
 // Line is one line of an exported log; exactly one field is set.
@@ -50,6 +50,9 @@ type Header struct {
 	// Key came from those before it. Both since version 2.
 	Edge [][]byte   `json:"edge,omitempty"`
 	Keys []Rotation `json:"keys,omitempty"`
+	// Deleted stands for the records that were deleted, in their order. An export of a log of which nothing was deleted has
+	// version 2 still, so that programs of before read it.
+	Deleted []Tombstone `json:"deleted,omitempty"`
 }
 
 func (h Header) signed() []byte {
@@ -57,7 +60,7 @@ func (h Header) signed() []byte {
 		return encode("keyward audit export v1", h.Format, int64(h.Version), h.AccountID, h.AccountName, h.Key,
 			h.First, h.Last, h.Previous, h.Hash, h.Checkpoints, h.ExportedAt.UnixMicro())
 	}
-	fields := []any{"keyward audit export v2", h.Format, int64(h.Version), h.AccountID, h.AccountName, h.Key,
+	fields := []any{fmt.Sprintf("keyward audit export v%d", h.Version), h.Format, int64(h.Version), h.AccountID, h.AccountName, h.Key,
 		h.First, h.Last, h.Previous, h.Hash, h.Checkpoints, h.ExportedAt.UnixMicro(), int64(len(h.Edge))}
 	for _, e := range h.Edge {
 		fields = append(fields, e)
@@ -65,6 +68,12 @@ func (h Header) signed() []byte {
 	fields = append(fields, int64(len(h.Keys)))
 	for _, k := range h.Keys {
 		fields = append(fields, k.Number, k.At.UnixMicro(), k.Old, k.New, k.OldSignature, k.NewSignature)
+	}
+	if h.Version > 2 {
+		fields = append(fields, int64(len(h.Deleted)))
+		for _, t := range h.Deleted {
+			fields = append(append(fields, t.fields()...), t.KeyID, t.Signature)
+		}
 	}
 	return encode(fields...)
 }
@@ -80,6 +89,8 @@ type Range struct {
 	Edge [][]byte
 	// Keys are the changes of the signing key so far.
 	Keys []Rotation
+	// Deleted stands for the records that were deleted.
+	Deleted []Tombstone
 }
 
 // Writer writes an exported log as a stream.
@@ -96,9 +107,12 @@ func NewWriter(w io.Writer, key ed25519.PrivateKey, r Range) (*Writer, error) {
 	if len(key) != ed25519.PrivateKeySize {
 		return nil, errors.New("exporting the audit log: the signing key is no Ed25519 private key: restore it from a backup")
 	}
-	h := Header{Format: Format, Version: Version, AccountID: r.AccountID, AccountName: clean(r.AccountName),
+	h := Header{Format: Format, Version: 2, AccountID: r.AccountID, AccountName: clean(r.AccountName),
 		Key: key.Public().(ed25519.PublicKey), Previous: make([]byte, sha256.Size), Hash: make([]byte, sha256.Size),
-		Checkpoints: r.Checkpoints, ExportedAt: r.At.UTC().Truncate(time.Microsecond), Edge: r.Edge, Keys: r.Keys}
+		Checkpoints: r.Checkpoints, ExportedAt: r.At.UTC().Truncate(time.Microsecond), Edge: r.Edge, Keys: r.Keys, Deleted: r.Deleted}
+	if len(h.Deleted) > 0 {
+		h.Version = Version
+	}
 	if (r.First == nil) != (r.Last == nil) || r.AccountID == "" || r.Checkpoints < 0 {
 		return nil, errors.New("exporting the audit log: a range has an account, and both ends or none")
 	}

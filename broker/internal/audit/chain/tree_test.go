@@ -348,6 +348,10 @@ func TestGolden_everyFormatVerifies(t *testing.T) {
 	if r, err := Verify(bytes.NewReader(golden("log-v2.jsonl", export(t, key, records, 5, 13))), trusted); err != nil || r.Checkpoints != 2 {
 		t.Errorf("log-v2.jsonl: %+v, %v", r, err)
 	}
+	third := golden("log-v3.jsonl", rest(t, key, records, 10, bury(t, key, records, 1, 4), bury(t, key, records, 5, 9)))
+	if r, err := Verify(bytes.NewReader(third), trusted); err != nil || r.Records != 4 || len(r.Deleted) != 2 {
+		t.Errorf("log-v3.jsonl: %+v, %v", r, err)
+	}
 	first, err := os.ReadFile(filepath.Join("testdata", "log-v1.jsonl"))
 	if err != nil {
 		t.Fatal(err)

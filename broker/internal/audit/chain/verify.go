@@ -36,6 +36,8 @@ type Report struct {
 	SignedTo int64
 	// Roots counts the checkpoints whose tree was checked against the records.
 	Roots int64
+	// Deleted stands for the records that are not there because they were deleted.
+	Deleted []Tombstone
 	// KeyID names the signing key; Trusted is true when it is Options.TrustedKey, or when that one led to it.
 	KeyID      string
 	Trusted    bool
@@ -192,7 +194,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 func (v *verifier) start(h Header) error {
 	v.report = Report{AccountID: h.AccountID, AccountName: h.AccountName, ExportedAt: h.ExportedAt}
 	switch {
-	case h.Format != Format || h.Version < 1 || h.Version > Version || h.Version == 1 && len(h.Edge)+len(h.Keys) > 0:
+	case h.Format != Format || h.Version < 1 || h.Version > Version || h.Version == 1 && len(h.Edge)+len(h.Keys) > 0 || (h.Version == 3) != (len(h.Deleted) > 0):
 		return v.problem(0, "format %.40q version %d is not %s version %d: use the program of the broker's version", h.Format, h.Version, Format, Version)
 	case len(h.Key) != ed25519.PublicKeySize || len(h.Previous) != sha256.Size || len(h.Hash) != sha256.Size:
 		return v.problem(0, "the header's key or hashes have wrong lengths: bytes were changed")
@@ -219,6 +221,17 @@ func (v *verifier) start(h Header) error {
 	if !ed25519.Verify(h.Key, h.signed(), h.Signature) {
 		return v.problem(0, "the header's signature is wrong: bytes of the header were changed")
 	}
+	deleted, err := verifyTombstones(h.AccountID, h.Deleted, keys)
+	if err != nil {
+		return v.problem(0, "%s", err)
+	}
+	switch {
+	case h.First != 0 && h.First <= deleted.Sequence:
+		return v.problem(h.First, "the log begins among the records that were deleted (up to %d)", deleted.Sequence)
+	case len(h.Deleted) > 0 && h.First == deleted.Sequence+1 && !bytes.Equal(h.Previous, deleted.hash()):
+		return v.problem(h.First, "it does not follow the last record that was deleted: one of the two was changed or replaced")
+	}
+	v.report.Deleted = h.Deleted
 	if h.First == 1 && !bytes.Equal(h.Previous, Head{}.hash()) {
 		return v.problem(1, "the first record of the log has a hash before it")
 	}

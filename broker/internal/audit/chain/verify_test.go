@@ -275,6 +275,8 @@ func FuzzVerify(f *testing.F) {
 	good := export(f, testKey(1), makeLog(f, 3), 2)
 	f.Add(good)
 	f.Add(good[:len(good)/2])
+	buried := makeLog(f, 3)
+	f.Add(rest(f, testKey(2), buried, 2, bury(f, testKey(2), buried, 1, 1)))
 	f.Add([]byte("{}\n"))
 	f.Add([]byte(`{"header":null,"record":null}` + "\n"))
 	trusted := Options{TrustedKey: testKey(1).Public().(ed25519.PublicKey)}

@@ -37,6 +37,7 @@ type Broker struct {
 	policies     []api.Policy
 	requests     []api.KeyRequestDetail
 	records      []api.AuditRecord
+	deletedFor   string
 	deepSecurity api.DeepSecuritySettings
 	checks       api.CheckSettings
 	notices      []api.Notice

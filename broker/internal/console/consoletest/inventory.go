@@ -50,10 +50,16 @@ func (b *Broker) RenameImage(_ context.Context, p tenant.Principal, id string, i
 }
 
 // Instances lists the machines of an image.
-func (b *Broker) Instances(_ context.Context, _ tenant.Principal, q inventory.InstanceQuery) ([]api.Instance, error) {
+func (b *Broker) Instances(_ context.Context, _ tenant.Principal, q inventory.InstanceQuery) ([]api.Instance, int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(b.machines), func(i api.Instance) bool { return q.Image != "" && i.ImageID != q.Image }), nil
+	list := slices.DeleteFunc(slices.Clone(b.machines), func(i api.Instance) bool { return q.Image != "" && i.ImageID != q.Image })
+	total := int64(len(list))
+	if q.Size > 0 {
+		from := min((max(q.Page, 1)-1)*q.Size, len(list))
+		list = list[from:min(from+q.Size, len(list))]
+	}
+	return list, total, nil
 }
 
 // Instance finds a machine with its devices.

@@ -80,6 +80,7 @@ func (b *Broker) Taint(text string) {
 			e.RecoveryKey = &api.RecoveryKey{KeyID: text, Threshold: 2, Holders: []string{text, text, text}}
 		}
 	}
+	b.deletedFor = text
 	for i := range b.records {
 		r := &b.records[i]
 		r.Event, r.Actor, r.Subject, r.Detail = text, text, text, map[string]string{text: text}
