@@ -63,6 +63,14 @@ var exportBadges = map[string]Badge{
 	"Expired":   {"Expired", "clock", ToneIdle},
 }
 
+var jobBadges = map[string]Badge{
+	"queued":    {"Waiting", "clock", ToneWarn},
+	"running":   {"Running", "progress", ToneInfo},
+	"done":      {"Done", "check", ToneGood},
+	"failed":    {"Failed", "cross", ToneBad},
+	"cancelled": {"Cancelled", "ban", ToneIdle},
+}
+
 var gradeBadges = map[string]Badge{
 	"hardware-signed": {"Hardware-signed", "policy", ToneGood},
 	"cloud-signed":    {"Cloud-signed", "policy", ToneGood},
@@ -88,6 +96,9 @@ func RuleBadge(status string) Badge { return badge(ruleBadges, status) }
 
 // ExportBadge is the badge of an export's status.
 func ExportBadge(status string) Badge { return badge(exportBadges, status) }
+
+// JobBadge is the badge of a job's status.
+func JobBadge(status string) Badge { return badge(jobBadges, status) }
 
 // GradeBadge is the badge of who vouches for a fact.
 func GradeBadge(grade string) Badge { return badge(gradeBadges, grade) }

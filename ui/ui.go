@@ -49,6 +49,7 @@ var models = map[string]any{
 	"account":           AccountPage{},
 	"tokens":            TokensPage{},
 	"sessions":          SessionsPage{},
+	"jobs":              JobsPage{},
 	"exports":           ExportsPage{},
 	"export":            ExportPage{},
 	"form":              FormPage{},

@@ -109,6 +109,8 @@ type DevicePage struct {
 	Image    Field
 	Instance []Pair
 	Key      []Pair
+	// Rotation is how the rotation of its key stands; empty without one.
+	Rotation []Pair
 	KeyField *Field // the key size while it can still be chosen
 	NoKey    string
 	CanWrite bool
@@ -116,6 +118,26 @@ type DevicePage struct {
 	Check    string // where a check of its machine is asked for
 	Buttons  []Button
 	Back     Link
+}
+
+// JobsPage lists what machines were asked to do.
+type JobsPage struct {
+	Frame
+	Rows  []JobRow
+	Empty Empty
+}
+
+// JobRow is one job.
+type JobRow struct {
+	ID       string
+	Status   Badge
+	Detail   string // how far it is, why it waits or why it failed
+	Kind     string
+	Device   Link
+	Instance Link
+	AskedBy  string
+	Asked    When
+	Updated  When
 }
 
 // RAIDSetPage creates or edits a RAID 0 set.

@@ -384,7 +384,10 @@ const (
 	CommandEncrypt CommandKind = "encrypt" // JobID, Device
 	CommandRevoke  CommandKind = "revoke"  // RequestID, Mode
 	CommandRequest CommandKind = "request" // DeviceID: ask for the key (again)
-	CommandCheck   CommandKind = "check"   // Nonce: send a heartbeat now, with fresh evidence that answers it
+	// CommandRotateKey asks to give a volume's data another key: JobID, DeviceID. An agent that cannot says so with a report
+	// whose phase is "waiting".
+	CommandRotateKey CommandKind = "rotate-key"
+	CommandCheck     CommandKind = "check" // Nonce: send a heartbeat now, with fresh evidence that answers it
 )
 
 // Command is one thing an agent is asked to do.
@@ -410,11 +413,13 @@ type JobKeyRequest struct {
 
 // JobProgress reports an encrypt job. Done carries the volume record, of a RAID set those of all members; Failed the reason.
 type JobProgress struct {
-	Phase   string        `json:"phase"` // "header", "file system", "done", "failed"
+	Phase   string        `json:"phase"` // "header", "file system", "done", "failed"; "waiting" for a rotation that has not begun
 	Percent int           `json:"percent"`
 	Done    bool          `json:"done,omitempty"`
 	Failed  string        `json:"failed,omitempty"`
 	Volume  *VolumeRecord `json:"volume,omitempty"`
 	// Members are the records of a RAID set's members in the order of their places; Volume is empty then.
 	Members []VolumeRecord `json:"members,omitempty"`
+	// Waiting is why a rotation has not begun, with the phase "waiting".
+	Waiting string `json:"waiting,omitempty"`
 }

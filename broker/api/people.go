@@ -283,6 +283,8 @@ type Device struct {
 	Key          *KeyInfo  `json:"key,omitempty"`
 	Version      int64     `json:"version"`
 	UpdatedAt    time.Time `json:"updated_at"`
+	// Rotation is the rotation of its key that waits; nil without one.
+	Rotation *KeyRotation `json:"rotation,omitempty"`
 }
 
 // KeyInfo describes a device key without revealing it.

@@ -47,6 +47,16 @@ func (p *People) CancelEncryption(ctx context.Context, id string) (out api.Devic
 	return out, p.Do(ctx, http.MethodPost, devicePath(id, "/cancel-encryption"), nil, &out)
 }
 
+// RotateDeviceKey makes a new key for a device's data, and the job that writes the data anew.
+func (p *People) RotateDeviceKey(ctx context.Context, id string, in api.KeyRotationWrite) (out api.Device, err error) {
+	return out, p.Do(ctx, http.MethodPost, devicePath(id, "/rotate-key"), in, &out)
+}
+
+// CancelKeyRotation takes a rotation back that no machine has begun.
+func (p *People) CancelKeyRotation(ctx context.Context, id string) (out api.Device, err error) {
+	return out, p.Do(ctx, http.MethodPost, devicePath(id, "/cancel-key-rotation"), nil, &out)
+}
+
 // UnconfigureDevice destroys a device's key for ever.
 func (p *People) UnconfigureDevice(ctx context.Context, id string, in api.UnconfigureWrite) (out api.Device, err error) {
 	return out, p.Do(ctx, http.MethodPost, devicePath(id, "/unconfigure"), in, &out)

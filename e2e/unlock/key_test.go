@@ -3,6 +3,7 @@ package unlock
 import (
 	"archive/zip"
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,6 +49,27 @@ func (m *machine) exported(device string) (key []byte, file string) {
 	return key, file
 }
 
+// rotationWaits asks for another key of a mounted volume: the real agent says that it cannot give it one yet, nothing changes
+// meanwhile, and the rotation is taken back.
+func (m *machine) rotationWaits(device string) {
+	m.t.Helper()
+	ctx := m.t.Context()
+	if _, err := m.RotateDeviceKey(ctx, device, api.KeyRotationWrite{Reason: "rehearsal"}); err != nil {
+		m.t.Fatal(err)
+	}
+	within(m.t, patience, func() error {
+		d, err := m.Device(ctx, device)
+		if err == nil && (d.Rotation == nil || !strings.Contains(d.Rotation.Waits, "cannot give a volume")) {
+			err = fmt.Errorf("the agent has not said why the rotation waits: %+v", d.Rotation)
+		}
+		return err
+	})
+	m.mounted(0)
+	if d, err := m.CancelKeyRotation(ctx, device); err != nil || d.Rotation != nil || d.Status != api.DeviceInUse {
+		m.t.Fatalf("cancelled: %+v, %v", d, err)
+	}
+}
+
 // A key leaves the broker only for the Security Administrator and only under a passphrase; it opens the volume without
 // any of our programs. On the machine it is nowhere: not in the agent's files, not on the disk.
 func TestKey_exportOpensAndNothingElseHoldsIt(t *testing.T) {
@@ -55,6 +77,7 @@ func TestKey_exportOpensAndNothingElseHoldsIt(t *testing.T) {
 		m := newAccount(t, s).machine(1, "")
 		d := m.encrypt(0, api.DeviceWrite{KeyBits: 256})
 		m.approve(0, d.ID)
+		m.rotationWaits(d.ID)
 		key, file := m.exported(d.ID)
 		if len(key) != 64 {
 			t.Fatalf("the key has %d bytes, want two of 32", len(key))

@@ -105,6 +105,8 @@ func (d *Daemon) obey(commands []api.Command) {
 			d.encrypt(c)
 		case api.CommandCheck:
 			d.answer(c)
+		case api.CommandRotateKey:
+			d.postpone(c)
 		default:
 			d.log.Warn("the broker sent a command that this agent does not know; a newer agent may", "command", c.Kind)
 		}

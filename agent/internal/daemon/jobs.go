@@ -137,6 +137,32 @@ func (d *Daemon) run(ctx context.Context, j *job, c api.Command) {
 	d.refreshSoon()
 }
 
+// cannotRotate is this agent's answer to a rotation of a volume's key.
+const cannotRotate = "This agent cannot give a volume's data another key yet; a newer one may. The volume goes on with the key that it has."
+
+// postpone tells the broker that a rotation has to wait. The command is repeated until it has the answer.
+func (d *Daemon) postpone(c api.Command) {
+	d.mu.Lock()
+	busy := d.answering[c.JobID] || c.JobID == ""
+	d.answering[c.JobID] = true
+	d.mu.Unlock()
+	if busy {
+		return
+	}
+	go func() {
+		defer func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			delete(d.answering, c.JobID)
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), confirmWait)
+		defer cancel()
+		if err := d.link.saw(d.broker.JobProgress(ctx, c.JobID, api.JobProgress{Phase: "waiting", Waiting: cannotRotate})); err != nil {
+			d.log.Warn("telling the broker that a rotation has to wait; it asks again", "job", c.JobID, "error", err)
+		}
+	}()
+}
+
 func (d *Daemon) encryptDevice(ctx context.Context, j *job, c api.Command) ([]api.VolumeRecord, error) {
 	if _, err := d.scan(ctx); err != nil { // what was published may be minutes old
 		return nil, fmt.Errorf("%w: %w", errNotTaken, err)

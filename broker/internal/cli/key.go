@@ -12,8 +12,8 @@ import (
 )
 
 func keyCommand(s *settings) *cobra.Command {
-	return group("key", "Root and account keys: where they are, and rotation",
-		keyListCommand(s), group("rotate", "Replace keys above the devices' keys; no volume is touched", rotateRootCommand(s), rotateAccountCommand(s)))
+	return group("key", "Root, account and device keys: where they are, and rotation",
+		keyListCommand(s), group("rotate", "Replace keys", rotateRootCommand(s), rotateAccountCommand(s), rotateDeviceCommand(s)))
 }
 
 func keyListCommand(s *settings) *cobra.Command {

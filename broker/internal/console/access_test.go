@@ -121,6 +121,9 @@ func TestPages_offerOnlyWhatIsPermitted(t *testing.T) {
 		{"account-administrator", "/inventory/devices/device-3", []string{">Encrypt<", ">Unconfigure<", ">Save<"}, []string{">Export<"}},
 		{"account-administrator", "/inventory/devices/device-4", []string{">Copy Configuration from Another Device<"}, []string{">Encrypt<", ">Unconfigure<"}},
 		{"security-administrator", "/inventory/devices/device-1", []string{">Export<"}, []string{">Save<", ">Unconfigure<"}},
+		{"account-administrator", "/inventory/devices/device-1", []string{">Rotate Key<"}, []string{">Cancel Rotation<"}},
+		{"account-administrator", "/inventory/devices/device-2", []string{">Cancel Rotation<", "cannot give a volume"}, []string{">Rotate Key<"}},
+		{"security-administrator", "/inventory/devices/device-2", []string{"cannot give a volume"}, []string{">Rotate Key<", ">Cancel Rotation<"}},
 		{"security-administrator", "/inventory/exports/export-1", []string{">Approve<", ">Deny<"}, []string{">Export<"}},
 		{"security-administrator", "/inventory/exports/export-2", []string{">Export<", ">Cancel the Export<"}, []string{">Approve<", ">Deny<"}},
 		{"auditor", "/inventory/exports/export-1", []string{"that your role cannot take"}, []string{">Approve<", ">Deny<", ">Export<"}},
@@ -155,11 +158,11 @@ func TestMenu_byRole(t *testing.T) {
 	t.Parallel()
 	all := map[string]string{"Running Instances": "/instances", "Policies": "/policies", "Images": "/inventory/images", "Devices": "/inventory/devices",
 		"Query": "/logs", "User Management": "/admin/users", "Change Password": "/admin/password", "Sessions": "/admin/sessions", "Time Information": "/admin/time",
-		"Deep Security Settings": "/admin/deep-security", "Key Exports": "/inventory/exports", "Key Export Settings": "/admin/export-settings"}
+		"Deep Security Settings": "/admin/deep-security", "Jobs": "/inventory/jobs", "Key Exports": "/inventory/exports", "Key Export Settings": "/admin/export-settings"}
 	lacks := map[string][]string{
 		"account-administrator":  {"Key Exports"},
 		"security-administrator": {"Policies", "Images", "User Management", "Time Information", "Deep Security Settings"},
-		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
+		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "Jobs", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
 		"auditor":                nil,
 		"key-approver":           {"Query", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
 	}

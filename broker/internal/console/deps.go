@@ -77,6 +77,11 @@ type Inventory interface {
 	Unconfigure(ctx context.Context, p tenant.Principal, id string, in api.UnconfigureWrite) error
 	DeleteDevice(ctx context.Context, p tenant.Principal, id string) error
 	CopyConfiguration(ctx context.Context, p tenant.Principal, id, sourceID string) error
+	// RotateKey makes a key that waits beside the one that the volume has, and the job for it.
+	RotateKey(ctx context.Context, p tenant.Principal, id string, in api.KeyRotationWrite) error
+	CancelRotation(ctx context.Context, p tenant.Principal, id string) error
+	// JobList lists jobs, newest first: of one device, or of all.
+	JobList(ctx context.Context, p tenant.Principal, deviceID string) ([]api.Job, error)
 	// Export writes a zip archive of encrypted keys; nothing is written when it fails.
 	Export(ctx context.Context, p tenant.Principal, in api.ExportWrite, w io.Writer) error
 

@@ -144,6 +144,9 @@ func (v *visit) keyPart(page *ui.DevicePage, d api.Device, choose bool) {
 		return
 	}
 	page.Key = keyPairs(d.Key, v.exact(&d.Key.CreatedAt))
+	if d.Rotation != nil {
+		page.Rotation = v.rotationPairs(d.Rotation)
+	}
 }
 
 func keyPairs(k *api.KeyInfo, created string) []ui.Pair {
@@ -168,6 +171,8 @@ func (v *visit) deviceButtons(d api.Device, a inventory.Actions) []ui.Button {
 	add(a.CanCancel, rbac.DevicesEncrypt, ui.Button{Text: "Cancel Encryption", Icon: "cross", URL: "/inventory/devices/" + d.ID + "/cancel"})
 	add(a.CanCopyTo, rbac.DevicesWrite, ui.Button{Text: "Copy Configuration from Another Device", Icon: "copy", URL: "/inventory/devices/" + d.ID + "/copy"})
 	add(a.CanExport, rbac.DevicesExport, ui.Button{Text: "Export", Icon: "download", URL: "/inventory/devices/export" + one})
+	add(a.CanRotateKey && d.Rotation == nil && d.RAIDSetID == "", rbac.DevicesRotateKey, ui.Button{Text: "Rotate Key", Icon: "key", URL: "/inventory/devices/" + d.ID + "/rotate-key"})
+	add(d.Rotation != nil, rbac.DevicesRotateKey, ui.Button{Text: "Cancel Rotation", Icon: "cross", URL: "/inventory/devices/" + d.ID + "/cancel-rotation"})
 	add(a.CanUnconfigure, rbac.DevicesUnconfigure, ui.Button{Text: "Unconfigure", Icon: "cross", URL: "/inventory/devices/" + d.ID + "/unconfigure", Danger: true})
 	add(a.CanDelete, rbac.DevicesDelete, ui.Button{Text: "Delete", Icon: "trash", URL: "/inventory/devices/delete" + one, Danger: true})
 	return buttons

@@ -115,9 +115,13 @@ func (v *visit) deviceRow(d api.Device) ui.DeviceRow {
 			allows = append(allows, action.name)
 		}
 	}
+	detail := d.StatusDetail
+	if detail == "" && d.Rotation != nil {
+		detail = "Rotation of its key waits"
+	}
 	return ui.DeviceRow{
 		ID: d.ID, Device: ui.Link{Text: d.Name, URL: deviceURL(d)}, Identity: d.Identity, Size: size(d.Size),
-		Status: ui.DeviceBadge(string(d.Status)), Detail: d.StatusDetail, Mount: d.MountPoint,
+		Status: ui.DeviceBadge(string(d.Status)), Detail: detail, Mount: d.MountPoint,
 		Policy:   v.link(rbac.PoliciesRead, d.PolicyName, "/policies/", d.PolicyID),
 		Instance: v.link(rbac.RunningInstancesRead, d.InstanceName, "/instances/", d.InstanceID),
 		RAID:     isRAID(d), Allows: strings.Join(allows, " "),

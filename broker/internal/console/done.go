@@ -21,6 +21,8 @@ var doneMessages = map[string]ui.Flash{
 	"factor-removed":            good("The second factor was removed.", ""),
 	"factor-reset":              good("The second factor was reset.", "The user's sessions were ended."),
 	"seconded":                  good("Your approval was recorded.", "The policy needs further people."),
+	"rotating":                  good("A new key was made, and the job that writes the data anew.", "The volume goes on with the key that it has until the job is done."),
+	"rotation-cancelled":        good("The rotation was cancelled and its key destroyed.", ""),
 	"export-asked":              good("The export was asked for.", "It can be fetched on this page when enough people agree."),
 	"export-approved":           good("Your approval was recorded.", ""),
 	"export-denied":             good("The export was denied.", ""),

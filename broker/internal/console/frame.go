@@ -53,6 +53,7 @@ var menu = []struct {
 	{"Inventory", "server", []menuItem{
 		{"Images", "image", "/inventory/images", rbac.ImagesRead},
 		{"Devices", "disk", "/inventory/devices", rbac.DevicesRead},
+		{"Jobs", "progress", jobsPath, rbac.DevicesRead},
 		{"Key Exports", "download", exportsPath, rbac.KeyExportsRead},
 	}},
 	{"Logs", "list", []menuItem{

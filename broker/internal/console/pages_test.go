@@ -249,6 +249,22 @@ func TestExports_askApproveFetch(t *testing.T) {
 	p.post("/inventory/exports/export-5/cancel", url.Values{"version": {"1"}}).leadsTo(t, "cancel", "/inventory/exports/export-5")
 }
 
+// X-13: a new key waits beside the old one; its job is shown with why it waits, and can be taken back.
+func TestRotation_askedShownCancelled(t *testing.T) {
+	t.Parallel()
+	p := newSite(t).as("account-administrator")
+	p.get("/inventory/jobs").wants(t, "jobs", http.StatusOK, "Rotate key", "cannot give a volume", "Waiting", "file system, 40 %", "mkfs.ext4 failed", `href="/inventory/devices/device-2"`, `data-live="devices"`)
+	p.get("/inventory/devices").wants(t, "the list", http.StatusOK, "Rotation of its key waits")
+	p.get("/inventory/devices/device-1/rotate-key").wants(t, "the question", http.StatusOK, "kept beside the one that the volume has", ">Rotate Key<")
+	p.get("/inventory/devices/device-4/rotate-key").wants(t, "a device without a key", http.StatusOK, "Not possible for")
+	p.post("/inventory/devices/device-2/rotate-key", nil).wants(t, "a second one", http.StatusConflict, "a rotation waits")
+	p.post("/inventory/devices/device-1/rotate-key", url.Values{"reason": {"quarterly"}}).leadsTo(t, "rotate", "/inventory/devices/device-1")
+	p.get("/inventory/devices/device-1").wants(t, "the device", http.StatusOK, "A new key was made", "quarterly", "has not answered yet", ">Cancel Rotation<")
+	p.get("/inventory/devices/device-1/cancel-rotation").wants(t, "the question", http.StatusOK, "The new key is destroyed.")
+	p.post("/inventory/devices/device-1/cancel-rotation", nil).leadsTo(t, "cancel", "/inventory/devices/device-1")
+	p.get("/inventory/devices/device-1/cancel-rotation").wants(t, "nothing left", http.StatusOK, "No rotation of its key waits.")
+}
+
 func TestLogs_queryAndExport(t *testing.T) {
 	t.Parallel()
 	p := newSite(t).as("auditor")

@@ -27,6 +27,14 @@ type deviceList struct {
 	Total   int64        `json:"total"`
 }
 
+type jobQuery struct {
+	Device string `query:"device" maxLength:"64" doc:"only jobs of this device"`
+}
+
+type jobList struct {
+	Jobs []api.Job `json:"jobs"`
+}
+
 type deviceChange struct {
 	ByID
 	Body api.DeviceWrite
@@ -89,6 +97,19 @@ func registerDevices(r *Router, d PeopleDeps) {
 	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/copy-configuration", Operation: rbac.DevicesWrite, Summary: "Give a clone the configuration and key of its source"},
 		func(ctx context.Context, p tenant.Principal, in *copyInput) (*answer[api.Device], error) {
 			return device(ctx, p, in.ID, d.Inventory.CopyConfiguration(ctx, p, in.ID, in.Body.SourceID))
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/rotate-key", Operation: rbac.DevicesRotateKey, Summary: "Make a new key for a device's data, and the job that writes the data anew"},
+		func(ctx context.Context, p tenant.Principal, in *bodyByID[api.KeyRotationWrite]) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.RotateKey(ctx, p, in.ID, in.Body))
+		})
+	handle(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/{id}/cancel-key-rotation", Operation: rbac.DevicesRotateKey, Summary: "Take back a rotation that no machine has begun, and destroy its key"},
+		func(ctx context.Context, p tenant.Principal, in *ByID) (*answer[api.Device], error) {
+			return device(ctx, p, in.ID, d.Inventory.CancelRotation(ctx, p, in.ID))
+		})
+	handle(r, Route{Method: http.MethodGet, Path: "/api/v1/jobs", Operation: rbac.DevicesRead, Summary: "List jobs, newest first: encryptions and rotations of keys"},
+		func(ctx context.Context, p tenant.Principal, in *jobQuery) (*answer[jobList], error) {
+			list, err := d.Inventory.JobList(ctx, p, in.Device)
+			return answerOf(jobList{list}, err)
 		})
 	raw(r, Route{Method: http.MethodPost, Path: "/api/v1/devices/export", Operation: rbac.DevicesExport, Summary: "Export device keys, encrypted under a passphrase, as a ZIP archive"},
 		func(c *fiber.Ctx, p tenant.Principal) error { return exportKeys(c, p, d) })

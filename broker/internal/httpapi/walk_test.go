@@ -68,6 +68,8 @@ func bodies(ids map[string]string) map[string]any {
 		"POST /agent/v1/jobs/{id}/key":                   api.JobKeyRequest{PublicKey: make([]byte, 1216), Nonce: "x"},
 		"POST /agent/v1/jobs/{id}/progress":              api.JobProgress{Phase: "header"},
 		"POST /api/v1/devices/{id}/cancel-encryption":    nil,
+		"POST /api/v1/devices/{id}/rotate-key":           api.KeyRotationWrite{},
+		"POST /api/v1/devices/{id}/cancel-key-rotation":  nil,
 		"POST /api/v1/second-factor":                     api.FactorStart{Password: "x"},
 		"POST /api/v1/second-factor/confirm":             api.FactorCode{Code: "000000"},
 		"POST /api/v1/second-factor/show":                api.FactorCode{Code: "000000"},

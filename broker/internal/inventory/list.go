@@ -74,10 +74,16 @@ func everything(t *store.Tenant) ([]api.Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	waiting, err := rotations(t)
+	if err != nil {
+		return nil, err
+	}
 	of := map[string][]store.Device{}
 	out := make([]api.Device, 0, len(devices))
 	for _, d := range devices {
-		out = append(out, n.device(d, newest[d.ID]))
+		view := n.device(d, newest[d.ID])
+		view.Rotation = waiting[d.ID]
+		out = append(out, view)
 		if d.RAIDSetID != "" {
 			of[d.RAIDSetID] = append(of[d.RAIDSetID], d)
 		}

@@ -37,6 +37,8 @@ const (
 	ConfigurationCopied Event = "copy-configuration" // of the device that this one is a clone of
 	KeyImported         Event = "key-imported"       // its machine handed over the key of a volume that was there before
 	SetUnconfigured     Event = "set-unconfigured"   // a person destroys the keys of the RAID set that the device is in
+	RotationAsked       Event = "rotate-key"         // a person wants the data under a new key
+	RotationCancelled   Event = "cancel-rotation"    // a person changed their mind
 	Deleted             Event = "delete"             // a person removes it from the inventory
 	Created             Event = "created"            // a person made a RAID set
 	MemberVanished      Event = "member-vanished"    // a member became Undetected
@@ -66,6 +68,8 @@ type Ctx struct {
 	LastMount bool
 	// Members: the set has at least two members, of one provider and image and in no other set.
 	Members bool
+	// NoRotation: no rotation of the device's key waits; RotationQueued: one waits, and no machine has begun it.
+	NoRotation, RotationQueued bool
 	// AllMembers: every member has reached what the event says: encrypted, or back in the inventory.
 	AllMembers bool
 }
@@ -84,6 +88,8 @@ const (
 	EffectClearConfig    = "clear-configuration" // and the volume record
 	EffectCopyKey        = "copy-key"            // key and volume record of the source, wrapped for this device
 	EffectTakeKey        = "take-key"            // that its machine handed over becomes the device's next one
+	EffectPendKey        = "pend-key"            // generate, wrap and store a key that waits beside the one the volume has
+	EffectDropPending    = "drop-pending-key"    // for ever: nothing is written with it; its job is cancelled
 	EffectMarkUnverified = "mark-unverified"     // say so until an agent has opened the volume
 	EffectMarkVerified   = "mark-verified"       // an agent has opened it
 	EffectWarnMissing    = "warn-missing"        // say that the inventory lacks a device that is in use

@@ -23,6 +23,7 @@ type Actions struct {
 	CanRemapImage  bool
 	CanCopyFrom    bool // its configuration to another device
 	CanCopyTo      bool // another device's configuration to it
+	CanRotateKey   bool // unless a rotation waits already
 }
 
 // Allowed says what a person may do with a device.
@@ -50,6 +51,7 @@ func allowedIn(t statusTable, s api.DeviceStatus) Actions {
 		// An image is first chosen by configuring; changing it later needs a device that nobody uses.
 		CanRemapImage: s == api.DeviceEncrypted,
 		CanCopyTo:     t.Accepts(s, ConfigurationCopied),
+		CanRotateKey:  t.Accepts(s, RotationAsked),
 	}
 }
 

@@ -19,6 +19,8 @@ var deviceHelp = map[Event]string{
 	ConfigurationCopied: "only a device that is not configured takes the configuration of its source",
 	KeyImported:         "configure the device first; a volume is imported while it is Configured",
 	SetUnconfigured:     "let encryption finish, and stop the agent or revoke the keys of the set",
+	RotationAsked:       "the key of an encrypted device is replaced, one rotation at a time; of a RAID set none is in this release",
+	RotationCancelled:   "only a rotation that no machine has begun can be cancelled",
 	Deleted:             "stop the agent, remove the device from its machine, publish the inventory, then delete it; a member leaves its RAID set first",
 }
 

@@ -30,14 +30,15 @@ func TestMachines_noPathLosesAKeyUnasked(t *testing.T) {
 			all := slices.Sorted(maps.Keys(raidHelp))
 			rapid.Check(t, func(t *rapid.T) {
 				var s State
-				hasKey := false
+				hasKey, pending := false, false
 				for range rapid.IntRange(1, 40).Draw(t, "steps") {
 					// True more often than not, or walks would hardly get past the guards.
 					flag := func(label string) bool {
 						return rapid.SampledFrom([]bool{true, true, true, true, false}).Draw(t, label)
 					}
 					c := Ctx{NotRoot: flag("not root"), Complete: flag("complete"), Empty: flag("empty"), Destroy: flag("destroy"), Single: flag("single"),
-						KeyIn: flag("key in"), NoKey: !hasKey, SourceHasKey: flag("source"), LastMount: flag("last"), Members: flag("members"), AllMembers: flag("all")}
+						KeyIn: flag("key in"), NoKey: !hasKey, SourceHasKey: flag("source"), LastMount: flag("last"), Members: flag("members"), AllMembers: flag("all"),
+						NoRotation: !pending, RotationQueued: pending}
 					choices := slices.Clone(all)
 					if flag("possible") {
 						choices = slices.DeleteFunc(choices, func(e Event) bool { _, err := m.apply(s, e, c); return err != nil })
@@ -61,6 +62,14 @@ func TestMachines_noPathLosesAKeyUnasked(t *testing.T) {
 					}
 					if has(res.Effects, EffectNewKey) || has(res.Effects, EffectTakeKey) || has(res.Effects, EffectCopyKey) {
 						hasKey, keyed = true, keyed+1
+					}
+					if (has(res.Effects, EffectPendKey) || has(res.Effects, EffectDropPending)) && (!hasKey || res.Next != s) {
+						t.Fatalf("%s in %v changes more than the key that waits", e, s)
+					}
+					if has(res.Effects, EffectPendKey) {
+						pending = true
+					} else if has(res.Effects, EffectDropPending) || has(res.Effects, EffectDestroyKey) {
+						pending = false
 					}
 					encrypted := func(s State) bool {
 						return s.Status == api.DeviceEncrypted || s.Status == api.DeviceInUse || s.Former == api.DeviceEncrypted
@@ -97,7 +106,7 @@ func TestAllowed_isTrueOnlyWhereTheMachineAgrees(t *testing.T) {
 		device := Actions{
 			CanEditName: true, CanEditMount: in(s, nc, conf, fail, enc), CanEditKeyBits: in(s, nc, conf, fail), CanConfigure: in(s, nc, conf, fail, enc),
 			CanEncrypt: in(s, conf), CanCancel: in(s, pend), CanExport: in(s, enc, use), CanUnconfigure: in(s, conf, enc, fail), CanDelete: in(s, api.DeviceUndetected),
-			CanRemapImage: in(s, enc), CanCopyFrom: in(s, enc, use), CanCopyTo: in(s, nc),
+			CanRemapImage: in(s, enc), CanCopyFrom: in(s, enc, use), CanCopyTo: in(s, nc), CanRotateKey: in(s, enc, use),
 		}
 		if got := Allowed(s); got != device {
 			t.Errorf("%s: %+v, want %+v", s, got, device)

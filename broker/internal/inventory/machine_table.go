@@ -19,6 +19,8 @@ var (
 	lastMount    = machine.When("mounted nowhere else", func(in circumstances) bool { return in.LastMount })
 	twoMembers   = machine.When("two or more members of one provider and image, in no other set", func(in circumstances) bool { return in.Members })
 	allMembers   = machine.When("every member", func(in circumstances) bool { return in.AllMembers })
+	noRotation   = machine.When("no rotation that waits", func(in circumstances) bool { return in.NoRotation })
+	rotation     = machine.When("a rotation that no machine has begun", func(in circumstances) bool { return in.RotationQueued })
 	formerKnown  = machine.When("a former status", func(in circumstances) bool { return in.Former != "" })
 )
 
@@ -64,6 +66,10 @@ var deviceTable = statusTable{
 		to(at(api.DeviceEncrypting), Encrypted, nil, api.DeviceEncrypted, encryptedEffects("device")),
 		to(at(api.DeviceUndetected), Encrypted, given(wasStatus(api.DeviceEncrypting)), later(api.DeviceUndetected, api.DeviceEncrypted), encryptedEffects("device")),
 	}, provisioning(api.DeviceUndetected, "device"), use(api.DeviceUndetected, "device"), []arrow{
+		to(at(api.DeviceEncrypted, api.DeviceInUse), RotationAsked, given(single, noRotation), unchanged,
+			with(machine.Do(EffectPendKey), machine.Do(EffectQueueJob), machine.Audit("device.key-rotation-asked"))),
+		to(at(api.DeviceEncrypted, api.DeviceInUse, api.DeviceUndetected), RotationCancelled, given(rotation), unchanged,
+			with(machine.Do(EffectDropPending), machine.Audit("device.key-rotation-cancelled"))),
 		to(at(api.DeviceConfigured, api.DeviceEncrypted, api.DeviceEncryptionError), Unconfigured, given(single, keyIn, destroyWord), api.DeviceNotConfigured,
 			with(machine.Do(EffectDestroyKey), machine.Do(EffectClearConfig), machine.Audit("device.unconfigured"))),
 		to(at(api.DeviceConfigured, api.DeviceEncrypted, api.DeviceEncryptionError), SetUnconfigured, given(keyIn, destroyWord), api.DeviceNotConfigured,

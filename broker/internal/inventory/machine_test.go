@@ -56,6 +56,11 @@ set-unconfigured destroy            .    NotC .    .    .    .    .    .    .   
 copy-configuration single sourcehaskey . Encd .    .    .    .    .    .    .         .         .         .         .         .         .
 copy-configuration single           .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
 copy-configuration sourcehaskey     .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
+rotate-key single norotation        .    .    .    .    .    .    Encd Use  .         .         .         .         .         .         .
+rotate-key single                   .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
+rotate-key norotation               .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
+cancel-rotation rotation            .    .    .    .    .    .    Encd Use  Undt/NotC Undt/Conf Undt/Pend Undt/Encg Undt/Err  Undt/Encd Undt/
+cancel-rotation                     .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
 delete single keyin nokey           .    .    .    .    .    .    .    .    gone      gone      gone      gone      gone      gone      gone
 delete single keyin destroy         .    .    .    .    .    .    .    .    gone      gone      gone      gone      gone      gone      gone
 delete single keyin                 .    .    .    .    .    .    .    .    .         .         .         .         .         .         .
@@ -117,7 +122,7 @@ func ctxOf(t *testing.T, words []string) Ctx {
 	t.Helper()
 	var c Ctx
 	fields := map[string]*bool{"notroot": &c.NotRoot, "complete": &c.Complete, "empty": &c.Empty, "destroy": &c.Destroy, "single": &c.Single, "keyin": &c.KeyIn,
-		"nokey": &c.NoKey, "sourcehaskey": &c.SourceHasKey, "lastmount": &c.LastMount, "members": &c.Members, "allmembers": &c.AllMembers}
+		"nokey": &c.NoKey, "sourcehaskey": &c.SourceHasKey, "lastmount": &c.LastMount, "members": &c.Members, "norotation": &c.NoRotation, "rotation": &c.RotationQueued, "allmembers": &c.AllMembers}
 	for _, word := range words {
 		if fields[word] == nil {
 			t.Fatalf("the specification says %q", word)
@@ -210,7 +215,8 @@ func TestMachines_refusalsSayWhyAndWhatToDo(t *testing.T) {
 
 func TestDeviceMachine_effects(t *testing.T) {
 	t.Parallel()
-	all := Ctx{NotRoot: true, Complete: true, Empty: true, Destroy: true, Single: true, KeyIn: true, NoKey: true, SourceHasKey: true, LastMount: true, Members: true, AllMembers: true}
+	all := Ctx{NotRoot: true, Complete: true, Empty: true, Destroy: true, Single: true, KeyIn: true, NoKey: true, SourceHasKey: true, LastMount: true, Members: true, AllMembers: true,
+		NoRotation: true, RotationQueued: true}
 	for _, c := range []struct {
 		apply func(State, Event, Ctx) (Result, error)
 		from  State
@@ -229,6 +235,8 @@ func TestDeviceMachine_effects(t *testing.T) {
 		{Apply, State{Status: api.DeviceEncrypted}, Mounted, "mark-verified audit(device.in-use)"},
 		{Apply, State{Status: api.DeviceConfigured}, KeyImported, "take-key store-volume audit(device.imported)"},
 		{Apply, State{Status: api.DeviceNotConfigured}, ConfigurationCopied, "copy-key mark-unverified audit(device.cloned)"},
+		{Apply, State{Status: api.DeviceInUse}, RotationAsked, "pend-key queue-job audit(device.key-rotation-asked)"},
+		{Apply, State{Status: api.DeviceEncrypted}, RotationCancelled, "drop-pending-key audit(device.key-rotation-cancelled)"},
 		{Apply, State{Status: api.DeviceEncrypted}, Unconfigured, "destroy-key clear-configuration audit(device.unconfigured)"},
 		{Apply, State{api.DeviceUndetected, api.DeviceEncrypted}, Deleted, "destroy-key remove audit(device.deleted)"},
 		{ApplyRAID, State{Status: api.DeviceInUse}, MemberVanished, "warn-missing"},

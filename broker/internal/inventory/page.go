@@ -125,9 +125,15 @@ func views(t *store.Tenant, rows []store.Device) ([]api.Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	waiting, err := rotationsOf(t, rows)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]api.Device, 0, len(rows))
 	for _, d := range rows {
-		out = append(out, n.device(d, keys[d.ID]))
+		view := n.device(d, keys[d.ID])
+		view.Rotation = waiting[d.ID]
+		out = append(out, view)
 	}
 	return out, nil
 }

@@ -139,6 +139,9 @@ func (s *Service) update(t *store.Tenant, p tenant.Principal, inst store.Instanc
 			Detail: map[string]string{"name": d.Name, "from": before.InstanceID, "to": inst.ID}}); err != nil {
 			return err
 		}
+		if err := moveRotation(t, d.ID, inst.ID); err != nil {
+			return err
+		}
 	}
 	if d.Status == api.DeviceUndetected {
 		_, err := Move(t, p, &d, Published, Ctx{NotRoot: true}, "")

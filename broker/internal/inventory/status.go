@@ -35,7 +35,14 @@ func Move(t *store.Tenant, p tenant.Principal, d *store.Device, e Event, c Ctx, 
 	removed := false
 	for _, f := range res.Effects {
 		switch f.Kind {
+		case EffectDropPending:
+			if err := endRotation(t, p, *d, "cancelled by a person"); err != nil {
+				return res, err
+			}
 		case EffectDestroyKey:
+			if err := endRotation(t, p, *d, "the device's key was destroyed"); err != nil {
+				return res, err
+			}
 			if _, err := store.In[store.DeviceKey](t).DeleteWhere(store.Eq("device_id", d.ID)); err != nil {
 				return res, fmt.Errorf("destroying the key of device %q: %w", d.Name, err)
 			}

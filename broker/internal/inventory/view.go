@@ -116,11 +116,17 @@ func View(t *store.Tenant, d store.Device) (api.Device, error) {
 	if err != nil {
 		return api.Device{}, err
 	}
+	waiting, err := rotationsOf(t, []store.Device{d})
+	if err != nil {
+		return api.Device{}, err
+	}
 	key, err := CurrentKey(t, d.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return n.device(d, nil), nil
 	}
-	return n.device(d, &key), err
+	out := n.device(d, &key)
+	out.Rotation = waiting[d.ID]
+	return out, err
 }
 
 func members(t *store.Tenant, setID string) ([]store.Device, error) {

@@ -19,11 +19,41 @@ import (
 // phases are what an encryption goes through.
 var phases = map[string]bool{"header": true, "file system": true, "done": true, "failed": true}
 
+// phaseWaiting is what a machine reports of a rotation that it has not begun.
+const phaseWaiting = "waiting"
+
+// waits keeps why a machine has not begun a rotation. The job stays queued.
+func (s *Service) waits(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.JobProgress) error {
+	why := oneLine(in.Waiting)
+	if why == "" || in.Done || in.Failed != "" || in.Percent != 0 || in.Volume != nil {
+		return problem.Invalid("waiting", "says why the job has not begun, and nothing else is reported with it")
+	}
+	_, err := idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (struct{}, error) {
+		j, err := own(t, p, id)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if j.Kind != kindRotate || j.Status != queued {
+			return struct{}{}, ended(j)
+		}
+		d, err := store.In[store.Device](t).Get(j.DeviceID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		s.announce(t, d)
+		return struct{}{}, inventory.Refuses(t, p, &j, why)
+	})
+	return err
+}
+
 // maxReason is the longest reason of a failure that is kept, in characters.
 const maxReason = 1024
 
 // Progress takes a machine's report on its job.
 func (s *Service) Progress(ctx context.Context, p tenant.Principal, call idempotency.Call, id string, in api.JobProgress) error {
+	if in.Phase == phaseWaiting {
+		return s.waits(ctx, p, call, id, in)
+	}
 	if !phases[in.Phase] || in.Percent < 0 || in.Percent > 100 {
 		return problem.Invalid("phase", "with its percent is none of header, file system, done and failed")
 	}

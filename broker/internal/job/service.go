@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"keyward/broker/api"
@@ -36,7 +37,10 @@ const (
 	cancelled = "cancelled"
 )
 
-const kindEncrypt = "encrypt"
+const (
+	kindEncrypt = "encrypt"
+	kindRotate  = inventory.JobRotateKey
+)
 
 // Deps is what the service works with.
 type Deps struct {
@@ -140,8 +144,15 @@ func (s *Service) Commands(t *store.Tenant, instanceID string) ([]api.Command, e
 	if err != nil {
 		return nil, err
 	}
-	var out []api.Command
+	rotate := slices.DeleteFunc(slices.Clone(jobs), func(j store.Job) bool { return j.Kind != kindRotate })
+	out, err := inventory.RotationCommands(t, rotate)
+	if err != nil {
+		return nil, err
+	}
 	for _, j := range jobs {
+		if j.Kind != kindEncrypt {
+			continue
+		}
 		if j.Status == running && j.UpdatedAt.After(t.Now().Add(-remindAfter)) {
 			continue
 		}
@@ -173,7 +184,7 @@ func own(t *store.Tenant, p tenant.Principal, id string) (store.Job, error) {
 
 // open is the job of a device that is queued or running.
 func open(t *store.Tenant, deviceID string) (store.Job, error) {
-	return store.In[store.Job](t).First(store.Eq("device_id", deviceID), store.OneOf("status", []string{queued, running}))
+	return store.In[store.Job](t).First(store.Eq("device_id", deviceID), store.Eq("kind", kindEncrypt), store.OneOf("status", []string{queued, running}))
 }
 
 func end(t *store.Tenant, j *store.Job, status, why string) error {

@@ -31,6 +31,10 @@ func (s *Service) Take(ctx context.Context, p tenant.Principal, call idempotency
 		if err != nil {
 			return api.KeyDelivery{}, err
 		}
+		if j.Kind != kindEncrypt {
+			return api.KeyDelivery{}, problem.Conflict("No agent can give a volume's data another key in this release.",
+				"Leave the volume as it is; say with the job's progress that it waits.")
+		}
 		if j.Status != queued && j.Status != running {
 			return api.KeyDelivery{}, ended(j)
 		}

@@ -40,6 +40,9 @@ func (s *Service) Tick(ctx context.Context) error {
 }
 
 func overdue(t *store.Tenant, j store.Job) bool {
+	if j.Kind != kindEncrypt {
+		return false // a rotation waits until a machine can do it, or a person cancels it
+	}
 	switch j.Status {
 	case queued:
 		return !j.ExpiresAt.After(t.Now())

@@ -62,8 +62,19 @@ func (s *site) account(t *testing.T, root keystore.Root, name string, devices in
 			if err := store.In[store.Device](tn).Insert(&d); err != nil {
 				return err
 			}
-			if _, err := inventory.NewKey(tn, root, d); err != nil {
+			now, err := inventory.NewKey(tn, root, d)
+			if err != nil {
 				return err
+			}
+			if i%3 == 0 { // its rotation waits: the pending key is carried as well
+				next, err := keystore.NextDeviceKey(root, a, inventory.WrappedKey(now), 2)
+				if err != nil {
+					return err
+				}
+				if err := store.In[store.DeviceKey](tn).Insert(&store.DeviceKey{DeviceID: d.ID, Bits: next.Bits, Cipher: next.Cipher, Generation: 2,
+					AccountGeneration: next.AccountGeneration, Wrapped: next.Wrapped, Pending: true}); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -89,7 +100,11 @@ func (s *site) look(t *testing.T, root keystore.Root, f func(id string, key []by
 				if err != nil {
 					return err
 				}
-				f(r.DeviceID, k.Bytes())
+				id := r.DeviceID
+				if r.Pending {
+					id += ", pending"
+				}
+				f(id, k.Bytes())
 			}
 			return err
 		}); err != nil {

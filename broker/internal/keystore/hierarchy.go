@@ -119,6 +119,21 @@ func NewDeviceKey(root Root, a AccountKey, deviceID string, bits int, generation
 	return WrapDeviceKey(root, a, DeviceKey{AccountID: a.AccountID, DeviceID: deviceID, Bits: bits, Generation: generation}, key)
 }
 
+// NextDeviceKey makes another DEK for a device, of the cipher and size of the one that it has.
+func NextDeviceKey(root Root, a AccountKey, now DeviceKey, generation int64) (DeviceKey, error) {
+	if generation <= now.Generation {
+		return DeviceKey{}, fmt.Errorf("keystore: the key that follows number %d of device %s cannot be number %d", now.Generation, now.DeviceID, generation)
+	}
+	n, err := client.VolumeKeyBytes(now.Cipher, now.Bits)
+	if err != nil {
+		return DeviceKey{}, err
+	}
+	key := randomKey(n)
+	defer key.Wipe()
+	now.Generation = generation
+	return WrapDeviceKey(root, a, now, key)
+}
+
 // WrapDeviceKey wraps a volume key for the row d; d.Wrapped is ignored. It serves clones, which share their source's
 // volume key: OpenDeviceKey of the source, WrapDeviceKey for the clone.
 func WrapDeviceKey(root Root, a AccountKey, d DeviceKey, key Key) (DeviceKey, error) {

@@ -101,7 +101,23 @@ func everyState(t *testing.T, o *Operator) {
 			errs = append(errs, store.In[store.Device](tn).Insert(&d))
 			_, err := inventory.NewKey(tn, o.roots, d)
 			errs = append(errs, err)
+			if status == api.DeviceInUse { // a key that waits for its data to be written anew
+				pending, err := inventory.NewKey(tn, o.roots, d)
+				pending.Pending = true
+				errs = append(errs, err, store.In[store.DeviceKey](tn).Update(&pending), store.In[store.Job](tn).Insert(&store.Job{Kind: "rotate-key", DeviceID: d.ID, InstanceID: "i",
+					Status: "queued", ExpiresAt: now, Generation: 2, AskedBy: "ann", Reason: "why", Waits: "not yet", WaitsAgent: "1"}))
+			}
 		}
+		for _, status := range []api.KeyExportStatus{api.ExportWaiting, api.ExportApproved, api.ExportFetched, api.ExportDenied, api.ExportCancelled, api.ExportExpired} {
+			e := store.KeyExport{Kind: api.ExportDevices, Status: status, AskedBy: "ann", AskedByID: "u", Reason: "why", PeopleNeeded: 2, ExpiresAt: now, EndedAt: &now,
+				Devices: []api.KeyExportDevice{{ID: "d", Name: "n", Generation: 1, PendingGeneration: 2}}}
+			errs = append(errs, store.In[store.KeyExport](tn).Insert(&e), store.In[store.KeyExportApproval](tn).Insert(&store.KeyExportApproval{RequestID: e.ID, UserID: "v", UserName: "ben", ExpiresAt: now}))
+		}
+		img := store.Image{Provider: "native", Identity: "i", Name: "i"}
+		errs = append(errs, store.In[store.Image](tn).Insert(&img))
+		inst := store.Instance{Provider: "native", Identity: "i", HostName: "h", ImageID: img.ID, CertFingerprint: bytes.Repeat([]byte{1}, 32)}
+		errs = append(errs, store.In[store.Instance](tn).Insert(&inst),
+			store.In[store.RecoveryEnvelope](tn).Insert(&store.RecoveryEnvelope{InstanceID: inst.ID, KeyID: "k", Revision: "r", IssuedAt: now, ConfirmedAt: &now}))
 		for _, status := range []api.DeviceStatus{api.DeviceNotConfigured, api.DeviceConfigured, api.DeviceEncryptionPending, api.DeviceEncrypting,
 			api.DeviceEncryptionError, api.DeviceEncrypted, api.DeviceInUse, api.DeviceMissing} {
 			errs = append(errs, store.In[store.RAIDSet](tn).Insert(&store.RAIDSet{Name: string(status), Status: status}))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"keyward/broker/internal/account"
 	"keyward/broker/internal/audit"
 	"keyward/broker/internal/feed"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keyring"
 	"keyward/broker/internal/keystore"
 	"keyward/broker/internal/policyfile"
@@ -237,6 +239,36 @@ func (o *Operator) ResetFactor(ctx context.Context, accountName, user string) er
 		}
 	}
 	return fmt.Errorf("account %q has no user %q; its log-on names are in the console under Administration > User Management", accountName, user)
+}
+
+// RotateDevice asks for another key of a device, by its name or ID, or takes that back.
+func (o *Operator) RotateDevice(ctx context.Context, accountName, device string, in api.KeyRotationWrite, cancel bool) (api.Device, error) {
+	p, err := o.Account(ctx, accountName)
+	if err != nil {
+		return api.Device{}, err
+	}
+	inv := inventory.New(inventory.Deps{Store: o.store, Feed: &feed.Hub{}, Root: o.roots, Clock: o.config.Clock, Logger: o.config.Logger})
+	all, _, err := inv.Devices(ctx, p, inventory.DeviceQuery{})
+	if err != nil {
+		return api.Device{}, err
+	}
+	all = slices.DeleteFunc(all, func(d api.Device) bool { return d.ID != device && !strings.EqualFold(d.Name, device) })
+	switch len(all) {
+	case 0:
+		return api.Device{}, fmt.Errorf("account %q has no device %q; the console lists them under Inventory > Devices", accountName, device)
+	case 1:
+	default:
+		return api.Device{}, fmt.Errorf("account %q has %d devices %q: name one by its ID, which is in its address in the console", accountName, len(all), device)
+	}
+	if cancel {
+		err = inv.CancelRotation(ctx, p, all[0].ID)
+	} else {
+		err = inv.RotateKey(ctx, p, all[0].ID, in)
+	}
+	if err != nil {
+		return api.Device{}, err
+	}
+	return inv.Device(ctx, p, all[0].ID)
 }
 
 // NewToken makes an enrolment token for an account.

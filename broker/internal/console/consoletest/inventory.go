@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -198,6 +199,50 @@ func (b *Broker) CopyConfiguration(_ context.Context, p tenant.Principal, id, so
 		d.Platform, d.FileSystem, d.MountPoint, d.Key, d.Status = source.Platform, source.FileSystem, source.MountPoint, source.Key, api.DeviceEncrypted
 		return nil
 	})
+}
+
+// RotateKey makes a rotation that waits.
+func (b *Broker) RotateKey(_ context.Context, p tenant.Principal, id string, in api.KeyRotationWrite) error {
+	return b.change(p, id, "device.key-rotation-asked", func(d *api.Device) error {
+		if d.Key == nil || d.Rotation != nil {
+			return problem.Conflict("The device has no key to replace, or a rotation waits.", "Nothing was changed.")
+		}
+		d.Rotation = &api.KeyRotation{JobID: "job-new", Status: "queued", Generation: 2, AskedBy: p.UserName, AskedAt: b.Clock(), Reason: in.Reason}
+		return nil
+	})
+}
+
+// CancelRotation takes it back.
+func (b *Broker) CancelRotation(_ context.Context, p tenant.Principal, id string) error {
+	return b.change(p, id, "device.key-rotation-cancelled", func(d *api.Device) error {
+		if d.Rotation == nil {
+			return problem.Conflict("No rotation waits.", "Nothing was changed.")
+		}
+		d.Rotation = nil
+		return nil
+	})
+}
+
+// JobList tells of one job of each kind.
+func (b *Broker) JobList(context.Context, tenant.Principal, string) ([]api.Job, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []api.Job
+	for _, d := range b.devices {
+		j := api.Job{DeviceID: d.ID, DeviceName: d.Name, InstanceID: d.InstanceID, InstanceName: d.InstanceName, CreatedAt: b.Clock().Add(-time.Hour), UpdatedAt: b.Clock().Add(-time.Minute)}
+		switch {
+		case d.Rotation != nil:
+			j.ID, j.Kind, j.Status, j.AskedBy, j.Waits = d.Rotation.JobID, "rotate-key", d.Rotation.Status, d.Rotation.AskedBy, d.Rotation.Waits
+		case d.Status == api.DeviceEncrypting:
+			j.ID, j.Kind, j.Status, j.Phase, j.Percent = "job-"+d.ID, "encrypt", "running", "file system", 40
+		case d.Status == api.DeviceEncryptionError:
+			j.ID, j.Kind, j.Status, j.Error, j.EndedAt = "job-"+d.ID, "encrypt", "failed", d.StatusDetail, &d.UpdatedAt
+		default:
+			continue
+		}
+		out = append(out, j)
+	}
+	return out, nil
 }
 
 // Export writes something that is no archive.

@@ -76,7 +76,11 @@ func (b *Broker) fillDevices(ago func(time.Duration) time.Time) {
 		}
 	}
 	device(1, "pgdata", "instance-1", 512, api.DeviceInUse, encrypted("/srv/postgresql/16/main"))
-	device(2, "pgdata-replica", "instance-2", 512, api.DeviceEncrypted, encrypted("/mnt/a-mount-point-of-seventy-characters/that-must-wrap-and-is-never-cut/x"))
+	device(2, "pgdata-replica", "instance-2", 512, api.DeviceEncrypted, func(d *api.Device) {
+		encrypted("/mnt/a-mount-point-of-seventy-characters/that-must-wrap-and-is-never-cut/x")(d)
+		d.Rotation = &api.KeyRotation{JobID: "job-1", Status: "queued", Generation: 3, AskedBy: "ada", AskedAt: ago(26 * time.Hour), Reason: "The key was exported to a contractor who has left",
+			Waits: "This agent cannot give a volume's data another key yet; a newer one may. The volume goes on with the key that it has."}
+	})
 	device(3, "archive", "instance-2", 2048, api.DeviceConfigured, func(d *api.Device) {
 		d.Platform, d.FileSystem, d.MountPoint, d.Access, d.KeyBits, d.Contents = "linux", "xfs", "/srv/archive", api.AccessReadWrite, 256, "ext4 file system \"old\""
 	})

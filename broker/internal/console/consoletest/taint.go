@@ -42,6 +42,9 @@ func (b *Broker) Taint(text string) {
 	for i := range b.devices {
 		d := &b.devices[i]
 		d.Name, d.Identity, d.Description, d.Information, d.Contents, d.StatusDetail = text, text, text, text, text, text
+		if d.Rotation != nil {
+			d.Rotation = &api.KeyRotation{Status: "queued", AskedBy: text, Reason: text, Waits: text, AskedAt: d.Rotation.AskedAt}
+		}
 		d.MountPoint, d.PolicyName, d.InstanceName, d.Provider = text, text, text, text
 	}
 	for i := range b.policies {
