@@ -130,3 +130,63 @@ func TestCheck_onSchedule(t *testing.T) {
 		m.state("mounted")
 	})
 }
+
+// A machine that complies no more between its approval and the collection of the key gets none; and one that reports that it
+// unmounted the volume, while its key is being revoked, has given the key up. Another program speaks for this machine.
+func TestCheck_takesBackAnApprovalThatWasNotCollected(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		ctx := t.Context()
+		a := newAccount(t, s)
+		m := a.machine(1, "")
+		p := auto()
+		p.CheckEnabled, p.CheckEveryHeartbeat, p.OnCheckFailure, p.OnFailure = true, true, api.CheckRevoke, api.ActionManual
+		p.LeaseSeconds, p.HeartbeatSeconds = 600, 60
+		p = a.policy(m.device(0), p)
+		d := m.encrypt(0, api.DeviceWrite{})
+		m.mounted(0)
+		m.lock(d)
+
+		other := a.peer(machineInfo("other"))
+		other.join(a, p.ID, d)
+		beats := func(system string) {
+			t.Helper()
+			facts := []api.Fact{{Name: api.FactGuestOS, Values: []string{system}, Source: "test", Grade: api.GradeSelfReported, At: time.Now()}}
+			in := api.Heartbeat{Evidence: api.Evidence{CollectedAt: time.Now(), Facts: facts}, Held: []api.HeldKey{}, Time: time.Now()}
+			if _, err := other.Heartbeat(ctx, in); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := other.ask(d.ID) // on another machine than its home
+		if err != nil || r.Status != api.KeyPending {
+			t.Fatalf("the request: %+v, %v", r, err)
+		}
+		if _, err := a.AssignPolicy(ctx, r.ID, api.PolicyAssignment{PolicyID: p.ID}); err != nil { // the disk is of that machine's image now
+			t.Fatal(err)
+		}
+		if _, err := a.Approve(ctx, r.ID, api.Decision{Reason: "it moved"}); err != nil {
+			t.Fatal(err)
+		}
+		beats("windows")
+		if now := a.requestBecomes(r.ID, api.KeyPending); !went(now, "check-failed", api.KeyPending) {
+			t.Errorf("the request went %+v", now.History)
+		}
+		_, err = other.Delivery(ctx, r.ID, api.DeliveryRequest{PublicKey: other.private.PublicKey()})
+		refusedAs(t, "the key is collected all the same", err, "not-approved")
+
+		beats("linux") // it complies again, and a person has approved it on this machine
+		a.requestBecomes(r.ID, api.KeyApproved)
+		if n := other.collect(r); n == 0 {
+			t.Error("the machine got no key")
+		}
+		if _, err := a.Revoke(ctx, r.ID, api.Decision{Reason: "enough"}); err != nil {
+			t.Fatal(err)
+		}
+		a.requestBecomes(r.ID, api.KeyRevoking)
+		if err := other.Report(ctx, r.ID, api.RequestEvent{Event: api.EventUnmounted}); err != nil {
+			t.Fatal(err)
+		}
+		if now := a.requestBecomes(r.ID, api.KeyRevoked); !went(now, "unmounted", api.KeyRevoked) {
+			t.Errorf("the request went %+v", now.History)
+		}
+	})
+}
