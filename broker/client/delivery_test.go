@@ -344,3 +344,38 @@ func TestDeliveryKey_opensAWholeRAIDSetOrNothing(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a broker says of a RAID set's members, a machine expects as many keys as there are members, each of a length that
+// a volume key has.
+func FuzzMemberKeyBytes(f *testing.F) {
+	for _, device := range []string{
+		`{}`, `{"id":"a","key_bits":256}`, `{"id":"a","key_bits":256,"set":{"members":[{"id":"a"},{"id":"b"}]}}`,
+		`{"id":"a","set":{"members":[{"id":"a","volume":{"cipher":"aes-xts-plain64","key_bits":128}},{"id":"b","volume":{"cipher":"aes-cbc-essiv:sha256","key_bits":192}}]}}`,
+		`{"id":"a","set":{"members":[{"id":"a"}]}}`, `{"id":"a","set":{}}`,
+	} {
+		f.Add([]byte(device), 0, "")
+		f.Add([]byte(device), 256, api.CipherXTS)
+	}
+	f.Fuzz(func(t *testing.T, device []byte, bits int, cipher string) {
+		var d api.AssignedDevice
+		if json.Unmarshal(device, &d) != nil {
+			return
+		}
+		lengths, err := MemberKeyBytes(d, api.VolumeRecord{KeyBits: bits, Cipher: cipher})
+		if err != nil {
+			return
+		}
+		want := 1
+		if d.Set != nil {
+			want = len(d.Set.Members)
+		}
+		if len(lengths) != want || want > maxMembers {
+			t.Fatalf("%d keys for %d members", len(lengths), want)
+		}
+		for _, n := range lengths {
+			if n < minVolumeKey || n > maxVolumeKey {
+				t.Fatalf("a key of %d bytes", n)
+			}
+		}
+	})
+}

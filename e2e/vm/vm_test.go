@@ -24,6 +24,7 @@ var suites = []struct {
 	{"attach", "keyward/agent/internal/attach", ".", "everyByteGoesThrough|fileSystemKeepsItsFiles|agentIsKilledAndReattaches/1_", 50},
 	{"guest", "keyward/e2e/vm/guest", ".", "", 16},
 	{"daemon", "keyward/agent/internal/daemon", "TestUpgrade|TestAgent_killed", "", 4},
+	{"unlock", "keyward/agent/internal/unlock", "TestOpen_aRAIDSet", "", 2},
 	{"stock", "keyward/agent/internal/cli", "TestExportedKey_printedCommandsOpenItWithoutUs", "", 3},
 }
 

@@ -3,15 +3,19 @@ package unlock
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
+	"keyward/agent/internal/attach"
 	"keyward/agent/internal/record"
 	"keyward/agent/volume"
 	"keyward/broker/api"
@@ -184,4 +188,104 @@ func TestOpen_aRAIDSetWholeOrNotAtAll(t *testing.T) {
 func exchange(g *volume.Grant, a, b int, field func(*api.AssignedMember) *string) {
 	x, y := field(&g.Device.Set.Members[a]), field(&g.Device.Set.Members[b])
 	*x, *y = *y, *x
+}
+
+// A RAID set is one block device of the kernel, goes on after it was held, and where the kernel has nbd also in the next life
+// of the agent, which finds the disks where the former one had them.
+func TestOpen_aRAIDSetIsOneBlockDevice(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil && !attach.HasNBD(t.Context()) {
+		t.Skip("needs /dev/fuse, or a kernel with nbd")
+	}
+	s := newTestSet(t, 2)
+	p := s.platform()
+	e, err := p.Open(t.Context(), "", s.grant())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 2<<20)
+	_, _ = rand.Read(data)
+	s.write(e, data)
+	if detail := e.Hold(t.Context(), "test"); detail != "" {
+		t.Error(detail)
+	}
+	if err := e.Resume(t.Context(), s.grant()); err != nil {
+		t.Fatal(err)
+	}
+	s.reads(e, data)
+	if Passable(e) == nil {
+		e = s.nextLife(p, e)
+		s.reads(e, data)
+		_, _ = rand.Read(data)
+		s.write(e, data)
+		s.reads(e, data)
+	}
+	if held, detail := e.GiveUp(t.Context(), "test"); held || detail != "" {
+		t.Errorf("given up: held %v, %s", held, detail)
+	}
+	x, err := s.unseal(s.grant())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(data))
+	if _, err := x.dev.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("on the disks: %v, or other bytes than were written", err)
+	}
+	x.spare.Wipe()
+	if err := x.dev.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// nextLife passes an export on as an upgrade does, to an agent that has not looked for disks yet.
+func (s *testSet) nextLife(p *Platform, e volume.Export) volume.Export {
+	s.t.Helper()
+	passed, key, conns, err := Pass(s.t.Context(), e)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	own, err := key.Clone()
+	if err == nil {
+		err = closeParts(e.(*export).parts) // in an upgrade the program is replaced
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	key.Wipe()
+	next := New(Options{AccountID: "a", RuntimeDir: p.o.RuntimeDir, Logger: p.o.Logger})
+	x, err := next.Adopt(s.t.Context(), "", passed, own, conns)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return x
+}
+
+func (s *testSet) write(e volume.Export, data []byte) {
+	s.t.Helper()
+	f, err := os.OpenFile(e.Info().BlockDevice, os.O_WRONLY, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, err = f.WriteAt(data, 0)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *testSet) reads(e volume.Export, want []byte) {
+	s.t.Helper()
+	f, err := os.Open(e.Info().BlockDevice)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil { // so that the volume is asked
+		s.t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		s.t.Errorf("%s: %v, or other bytes than were written", e.Info().BlockDevice, err)
+	}
 }

@@ -197,6 +197,16 @@ func SetNames(t *store.Tenant, devices []store.Device) (map[string]string, error
 	return out, nil
 }
 
+// FirstMembers are the IDs of the account's RAID sets, by the ID of their first members.
+func FirstMembers(t *store.Tenant) (map[string]string, error) {
+	rows, err := store.In[store.Device](t).List(store.Ne("raid_set_id", ""), store.Eq("raid_index", 0), store.Only("id", "raid_set_id"))
+	out := make(map[string]string, len(rows))
+	for _, d := range rows {
+		out[d.ID] = d.RAIDSetID
+	}
+	return out, err
+}
+
 // UnitView is a device, or the RAID set that it is the first member of, as people see it.
 func UnitView(t *store.Tenant, d store.Device) (api.Device, error) {
 	if d.RAIDSetID == "" {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/keyrequest"
 	"keyward/broker/internal/store"
 )
@@ -30,6 +31,15 @@ func subjects(t *store.Tenant, deviceIDs []string) ([]Subject, error) {
 	devices, err := store.In[store.Device](t).List(store.OneOf("id", deviceIDs))
 	if err != nil {
 		return nil, err
+	}
+	sets, err := inventory.SetNames(t, devices)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range devices {
+		if name, ok := sets[d.ID]; ok {
+			devices[i].Name = name
+		}
 	}
 	slices.SortFunc(devices, func(a, b store.Device) int { return strings.Compare(a.Name, b.Name) })
 	open, err := store.In[store.KeyRequest](t).List(store.OneOf("device_id", deviceIDs), store.OneOf("status", openStatuses()),

@@ -331,6 +331,28 @@ func TestWorld_membersMoveAsTheyAreSaved(t *testing.T) {
 	}
 }
 
+// A request for a RAID set names its first member; the policies name the set.
+func TestWorld_aRAIDSetStandsThereByItsFirstMember(t *testing.T) {
+	t.Parallel()
+	w := preview.NewWorld([]api.Policy{{ID: "home", Default: true}, {ID: "a", DeviceIDs: []string{"set"}}, {ID: "b"}}).Striped(map[string]string{"first": "set"})
+	for name, c := range map[string]struct {
+		after preview.World
+		want  bool
+	}{
+		"its policy is saved":     {w.With(api.Policy{ID: "a"}), true},
+		"it leaves its policy":    {w.With(api.Policy{ID: "a", DeviceIDs: []string{}}), true},
+		"another takes it":        {w.With(api.Policy{ID: "b", DeviceIDs: []string{"set"}}), true},
+		"its policy goes":         {w.Without("a"), true},
+		"another policy is saved": {w.With(api.Policy{ID: "b"}), false},
+		"the default is saved":    {w.With(api.Policy{ID: "home"}), false},
+		"nothing is saved":        {w, false},
+	} {
+		if got := c.after.Affects(w, "first"); got != c.want {
+			t.Errorf("%s: affected %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 // A key that another machine holds read-write would be refused to this one; a resource pool looks for another device.
 func TestJudge_aDeviceInUseElsewhere(t *testing.T) {
 	t.Parallel()

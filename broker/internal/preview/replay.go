@@ -116,7 +116,7 @@ func (w World) history(t *store.Tenant, policyID string, from time.Time, below i
 			break
 		}
 		next = h.Number
-		if held, known := w.devices[h.DeviceID]; held == policyID || !known && h.PolicyID == policyID {
+		if held, known := w.holds(h.DeviceID); held == policyID || !known && h.PolicyID == policyID {
 			ids = append(ids, h.ID)
 		}
 	}

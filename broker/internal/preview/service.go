@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/policyset"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
@@ -99,7 +100,11 @@ func (s *Service) worlds(ctx context.Context, p tenant.Principal, changes []Chan
 		if err != nil {
 			return err
 		}
-		before = NewWorld(policies)
+		sets, err := inventory.FirstMembers(tx.Tenant(p.AccountID))
+		if err != nil {
+			return err
+		}
+		before = NewWorld(policies).Striped(sets)
 		after, err = before.after(changes)
 		return err
 	})

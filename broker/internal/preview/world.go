@@ -14,7 +14,8 @@ import (
 // World is what an account's policies say, and who belongs to which.
 type World struct {
 	policies map[string]api.Policy
-	devices  map[string]string          // the policy of each device
+	devices  map[string]string          // the policy of each device that stands alone, and of each RAID set
+	sets     map[string]string          // the RAID set of each device that is the first member of one
 	images   map[string]map[string]bool // the images of each policy
 	home     string                     // the default policy
 	changed  map[string]bool            // policies that were saved since NewWorld
@@ -74,7 +75,7 @@ func (w World) Without(id string) World {
 }
 
 func (w World) clone() World {
-	return World{policies: maps.Clone(w.policies), devices: maps.Clone(w.devices), images: maps.Clone(w.images), home: w.home, changed: maps.Clone(w.changed)}
+	return World{policies: maps.Clone(w.policies), devices: maps.Clone(w.devices), images: maps.Clone(w.images), sets: w.sets, home: w.home, changed: maps.Clone(w.changed)}
 }
 
 // Affects says whether a device of an earlier world could be judged otherwise in this one: it is in another policy, or
@@ -85,10 +86,25 @@ func (w World) Affects(earlier World, deviceID string) bool {
 }
 
 func (w World) of(deviceID string) string {
-	if id, ok := w.devices[deviceID]; ok {
+	if id, ok := w.holds(deviceID); ok {
 		return id
 	}
 	return w.home
+}
+
+// holds is the policy that a device, or the RAID set that it stands for, is in.
+func (w World) holds(deviceID string) (policyID string, known bool) {
+	if set, ok := w.sets[deviceID]; ok {
+		deviceID = set
+	}
+	policyID, known = w.devices[deviceID]
+	return policyID, known
+}
+
+// Striped is the world with RAID sets, by the IDs of their first members: a request for a set names that device.
+func (w World) Striped(sets map[string]string) World {
+	w.sets = sets
+	return w
 }
 
 func setOf(ids []string) map[string]bool {
