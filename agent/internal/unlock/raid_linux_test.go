@@ -215,7 +215,7 @@ func TestOpen_aRAIDSetIsOneBlockDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.reads(e, data)
-	if Passable(e) == nil {
+	if attach.HasNBD(t.Context()) {
 		e = s.nextLife(p, e)
 		s.reads(e, data)
 		_, _ = rand.Read(data)
