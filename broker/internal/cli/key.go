@@ -59,6 +59,7 @@ func rotateRootCommand(s *settings) *cobra.Command {
 		Long: "Rewrap every account's key, and the broker's own secrets, with another root key: a new one of the same kind, or one that is kept\n" +
 			"elsewhere. Volumes and device keys are not touched, and machines notice nothing. --to names the new key as --root-key does; one that\n" +
 			"is not there is made where that is possible. Brokers that run must have it as root-key-next already; without --to it is that one.\n" +
+			"Without another key, one that is kept elsewhere (transit, PKCS#11, KMIP) wraps everything anew: after it got a newer version there.\n" +
 			"A rotation that was cut off goes on when the command is repeated. The old root key is not touched: backups from before need it.\n\n" + exitHelp,
 		RunE: func(c *cobra.Command, _ []string) error {
 			config, err := s.load(c.Flags())
@@ -70,12 +71,18 @@ func rotateRootCommand(s *settings) *cobra.Command {
 				return err
 			}
 			defer o.Close()
+			renews := o.Renews()
 			root, err := o.RotateRoot(c.Context(), report(c.ErrOrStderr(), "accounts", asJSON))
 			if err != nil {
 				return err
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), map[string]string{"id": root.ID(), "provider": string(root.Provider())})
+			}
+			if renews {
+				fmt.Fprintf(c.OutOrStdout(), "Root key %s (%s) has wrapped every account's key anew, with its newest version. Make a backup. Older versions may be\n"+
+					"retired where the key is kept once no backup needs them and every broker has been restarted.\n", root.ID(), root.Provider().Text())
+				return nil
 			}
 			fmt.Fprintf(c.OutOrStdout(), "Root key %s (%s) wraps every account's key now. Make it root-key in the settings of every broker, remove\n"+
 				"root-key-next, restart them, and make a backup. Keep the old root key as long as backups that it opens.\n", root.ID(), root.Provider().Text())

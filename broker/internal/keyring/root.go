@@ -29,7 +29,7 @@ func (s *Service) RotateRoot(ctx context.Context, to keystore.Root, rewrapOwn fu
 	if err := s.ring.Use(to.ID()); err != nil {
 		return err
 	}
-	if err := s.rewrapAll(ctx, to, progress); err != nil {
+	if err := s.rewrapEach(ctx, to, false, progress); err != nil {
 		return fmt.Errorf("rotating to root key %s: %w: repeat the command, it goes on from here", to.ID(), err)
 	}
 	if err := rewrapOwn(); err != nil {
@@ -39,6 +39,23 @@ func (s *Service) RotateRoot(ctx context.Context, to keystore.Root, rewrapOwn fu
 		return err
 	}
 	return s.finish(ctx, to)
+}
+
+// Renew wraps every account's keys, and by rewrapOwn the broker's own secrets, once more with the root key that wraps them
+// already. A key that is kept in another place and has a newer version there wraps everything with that one afterwards.
+func (s *Service) Renew(ctx context.Context, rewrapOwn func() error, progress Progress) error {
+	root := keystore.Active(s.ring)
+	err := try(root)
+	if err == nil {
+		err = s.rewrapEach(ctx, root, true, progress)
+	}
+	if err == nil {
+		err = rewrapOwn()
+	}
+	if err != nil {
+		return fmt.Errorf("wrapping with root key %s anew: %w: repeat the command", root.ID(), err)
+	}
+	return nil
 }
 
 // begin tries the new root and makes it the active one, unless a running broker does not have it.
@@ -84,14 +101,14 @@ func try(root keystore.Root) error {
 	return nil
 }
 
-// rewrapAll rewraps the keys of every account that another root wraps.
-func (s *Service) rewrapAll(ctx context.Context, to keystore.Root, progress Progress) error {
+// rewrapEach rewraps the keys of every account that another root wraps; again, those that the root itself wraps too.
+func (s *Service) rewrapEach(ctx context.Context, to keystore.Root, again bool, progress Progress) error {
 	var ids []string
 	if err := s.store.View(ctx, func(tx *store.Tx) error {
 		ids = ids[:0]
 		accounts, err := store.Global[store.Account](tx).List()
 		for _, a := range accounts {
-			if wrappedBesides(a, to.ID()) {
+			if again || wrappedBesides(a, to.ID()) {
 				ids = append(ids, a.ID)
 			}
 		}
@@ -103,7 +120,7 @@ func (s *Service) rewrapAll(ctx context.Context, to keystore.Root, progress Prog
 		if progress != nil {
 			progress(i, len(ids))
 		}
-		if err := s.store.Tx(ctx, func(tx *store.Tx) error { return s.rewrap(tx, id, to) }); err != nil {
+		if err := s.store.Tx(ctx, func(tx *store.Tx) error { return s.rewrap(tx, id, to, again) }); err != nil {
 			return fmt.Errorf("account %s: %w", id, err)
 		}
 		if err := s.step("account"); err != nil {
@@ -126,10 +143,10 @@ func wrappedBesides(a store.Account, id string) bool {
 }
 
 // rewrap moves one account's keys to another root, with a record in its log.
-func (s *Service) rewrap(tx *store.Tx, id string, to keystore.Root) error {
+func (s *Service) rewrap(tx *store.Tx, id string, to keystore.Root, again bool) error {
 	table := store.Global[store.Account](tx)
 	row, err := table.Get(id)
-	if err != nil || !wrappedBesides(row, to.ID()) {
+	if err != nil || !again && !wrappedBesides(row, to.ID()) {
 		return err
 	}
 	from := row.RootKeyID
@@ -146,7 +163,11 @@ func (s *Service) rewrap(tx *store.Tx, id string, to keystore.Root) error {
 	if err := table.Update(&row); err != nil {
 		return err
 	}
-	return audit.Append(tx.Tenant(id), audit.Entry{Category: audit.Key, Event: "account-key.root-changed", Actor: tenant.Principal{Operator: true}.Actor(), Subject: id,
+	event := "account-key.root-changed"
+	if from == to.ID() {
+		event = "account-key.root-renewed"
+	}
+	return audit.Append(tx.Tenant(id), audit.Entry{Category: audit.Key, Event: event, Actor: tenant.Principal{Operator: true}.Actor(), Subject: id,
 		Detail: map[string]string{"from": from, "to": to.ID(), "provider": string(to.Provider())}})
 }
 

@@ -212,3 +212,29 @@ func TestApply_isAllOrNothing(t *testing.T) {
 		}
 	})
 }
+
+// What a file leaves out has the same value in the file and in what was stored: no plan stands for ever.
+func TestApply_aFileWithoutARevokeModeSettles(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, st *store.Store) {
+		d := newDesk(t, st)
+		short := head + "  - {name: Web, rules: [], on_match: manual, on_failure: manual, lease_seconds: 60, heartbeat_seconds: 10}\n" +
+			"  - {name: Checked, rules: [{fact: listening_tcp_ports, match: all, conditions: [{operator: does not contain, value: 80}]}], on_match: manual, on_failure: manual, lease_seconds: 60, heartbeat_seconds: 10, check_enabled: true, on_check_failure: revoke}\n"
+		plan := d.apply(d.read(short), false) // which fails when a second plan is not empty
+		if len(plan.Steps) != 2 {
+			t.Fatalf("%+v", plan)
+		}
+		modes := map[string]api.RevokeMode{}
+		list, err := d.policies.List(t.Context(), d.p)
+		for _, p := range list {
+			modes[p.Name] = p.RevokeMode
+		}
+		if err != nil || modes["Web"] != api.RevokeUnmount || modes["Checked"] != api.RevokeSuspend {
+			t.Errorf("stored as %v, %v", modes, err)
+		}
+		_, exported := d.file()
+		if plan, err := d.Plan(t.Context(), d.p, d.read(exported), false); err != nil || !plan.Empty() {
+			t.Errorf("the export would change %+v: %v", plan.Steps, err)
+		}
+	})
+}

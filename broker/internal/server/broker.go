@@ -94,7 +94,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if err := b.keys.Settle(ctx); err != nil {
 		return err
 	}
-	if err := rewrapIdentity(c.Data, b.roots); err != nil {
+	if err := rewrapIdentity(c.Data, b.roots, false); err != nil {
 		return err
 	}
 	b.metrics.watchRoots(b.roots, c.Clock)

@@ -160,7 +160,7 @@ func unwrapFile(data string, root keystore.Root, purpose, name string) (keystore
 
 // rewrapIdentity wraps what is wrapped by another root key than the active one anew. A file is replaced by one that has been
 // opened again.
-func rewrapIdentity(data string, root *keystore.Ring) error {
+func rewrapIdentity(data string, root *keystore.Ring, again bool) error {
 	active := keystore.Active(root)
 	for name, purpose := range map[string]string{fileCAKey: purposeCA, fileAuditKey: purposeAudit, fileAuditNext: purposeAudit} {
 		path := filepath.Join(data, name)
@@ -171,7 +171,7 @@ func rewrapIdentity(data string, root *keystore.Ring) error {
 		if err != nil {
 			return fmt.Errorf("rewrapping the broker's %s: %w", purpose, err)
 		}
-		if secret, err := keystore.UnwrapSecret(active, purpose, old); err == nil {
+		if secret, err := keystore.UnwrapSecret(active, purpose, old); err == nil && !again {
 			secret.Wipe()
 			continue
 		}

@@ -63,7 +63,7 @@ func (b *Broker) tendRoots(ctx context.Context) error {
 	err := errors.Join(rootkey.Check(b.roots), b.keys.Hold(ctx))
 	if b.roots.ID() != before {
 		b.config.Logger.Info("another root key wraps now", "before", before, "now", b.roots.ID(), "provider", b.roots.Provider())
-		err = errors.Join(err, rewrapIdentity(b.config.Data, b.roots))
+		err = errors.Join(err, rewrapIdentity(b.config.Data, b.roots, false))
 	}
 	return err
 }

@@ -145,14 +145,23 @@ func OpenRotation(ctx context.Context, c Config, ref, passphraseFrom string) (*O
 	return openOperator(ctx, c, false)
 }
 
+// Renews says that a rotation has no other root key to go to, and that the present one is kept in a place where it can have
+// a newer version: everything is wrapped with that one then.
+func (o *Operator) Renews() bool {
+	return len(o.roots.Roots()) == 1 && len(rootkey.Remotes(o.roots)) == 1
+}
+
 // RotateRoot moves everything from the present root key to the next one. See keyring.Service.RotateRoot.
 func (o *Operator) RotateRoot(ctx context.Context, progress keyring.Progress) (keystore.Root, error) {
+	if o.Renews() {
+		return keystore.Active(o.roots), o.Keys.Renew(ctx, func() error { return rewrapIdentity(o.config.Data, o.roots, true) }, progress)
+	}
 	all := o.roots.Roots()
 	if len(all) < 2 {
 		return nil, errors.New("there is no root key to rotate to, or it is the present one: name another with --to, or with --root-key-next")
 	}
 	to := all[1]
-	return to, o.Keys.RotateRoot(ctx, to, func() error { return rewrapIdentity(o.config.Data, o.roots) }, progress)
+	return to, o.Keys.RotateRoot(ctx, to, func() error { return rewrapIdentity(o.config.Data, o.roots, false) }, progress)
 }
 
 // Login is a new person's name and password, which is shown once and kept nowhere.

@@ -73,6 +73,13 @@ func (f *Transit) Rotate(name string, retire bool) {
 	}
 }
 
+// Retire no longer decrypts what versions before the newest one have encrypted.
+func (f *Transit) Retire(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keys[name].minDecrypt = len(f.keys[name].versions)
+}
+
 // Delete removes a key.
 func (f *Transit) Delete(name string) { f.mu.Lock(); defer f.mu.Unlock(); delete(f.keys, name) }
 
