@@ -71,6 +71,13 @@ var jobBadges = map[string]Badge{
 	"cancelled": {"Cancelled", "ban", ToneIdle},
 }
 
+var envelopeBadges = map[string]Badge{
+	"current": {"Current", "check", ToneGood},
+	"issued":  {"Given, not confirmed", "clock", ToneInfo},
+	"former":  {"Out of date", "alert", ToneWarn},
+	"none":    {"None", "minus", ToneIdle},
+}
+
 var gradeBadges = map[string]Badge{
 	"hardware-signed": {"Hardware-signed", "policy", ToneGood},
 	"cloud-signed":    {"Cloud-signed", "policy", ToneGood},
@@ -99,6 +106,9 @@ func ExportBadge(status string) Badge { return badge(exportBadges, status) }
 
 // JobBadge is the badge of a job's status.
 func JobBadge(status string) Badge { return badge(jobBadges, status) }
+
+// EnvelopeBadge is the badge of a machine's recovery envelope.
+func EnvelopeBadge(state string) Badge { return badge(envelopeBadges, state) }
 
 // GradeBadge is the badge of who vouches for a fact.
 func GradeBadge(grade string) Badge { return badge(gradeBadges, grade) }

@@ -49,6 +49,7 @@ var models = map[string]any{
 	"account":           AccountPage{},
 	"tokens":            TokensPage{},
 	"sessions":          SessionsPage{},
+	"recovery-key":      RecoveryPage{},
 	"jobs":              JobsPage{},
 	"exports":           ExportsPage{},
 	"export":            ExportPage{},

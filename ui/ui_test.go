@@ -215,7 +215,7 @@ func TestPager_ranges(t *testing.T) {
 
 func TestBadge_everyStatusHasIconAndText(t *testing.T) {
 	t.Parallel()
-	for _, known := range []map[string]Badge{keyBadges, integrityBadges, deviceBadges, ruleBadges, gradeBadges, exportBadges, jobBadges} {
+	for _, known := range []map[string]Badge{keyBadges, integrityBadges, deviceBadges, ruleBadges, gradeBadges, exportBadges, jobBadges, envelopeBadges} {
 		for status, b := range known {
 			if b.Text == "" || b.Tone == "" || icon(b.Icon) == "" {
 				t.Errorf("%s has no text, tone or icon: %+v", status, b)

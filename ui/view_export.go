@@ -34,6 +34,23 @@ type ExportPage struct {
 	Back   Link
 }
 
+// RecoveryPage shows the account's recovery key and which machines are ready for a time without the broker.
+type RecoveryPage struct {
+	Frame
+	Key      []Pair // empty without one
+	Counters []Counter
+	Machines []RecoveryMachineRow
+	Buttons  []Button
+	Empty    Empty
+}
+
+// RecoveryMachineRow is a machine with its envelope.
+type RecoveryMachineRow struct {
+	Instance          Link
+	Status            Badge
+	Issued, Confirmed When
+}
+
 // ExportForm is one thing to do with an export.
 type ExportForm struct {
 	Title, Text, Action, Submit string

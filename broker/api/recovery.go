@@ -14,6 +14,26 @@ type RecoveryKey struct {
 	CreatedBy string    `json:"created_by"`
 }
 
+// EnvelopeState says whether a machine has the recovery envelope that it should have.
+type EnvelopeState string
+
+// The states of a machine's envelope.
+const (
+	EnvelopeCurrent EnvelopeState = "current" // it has the newest, by its own word
+	EnvelopeIssued  EnvelopeState = "issued"  // it was given the newest and has not confirmed it
+	EnvelopeFormer  EnvelopeState = "former"  // it was given one of another key, or before its devices changed
+	EnvelopeNone    EnvelopeState = "none"    // it has never fetched one
+)
+
+// RecoveryMachine is a machine with what it has for a time without the broker.
+type RecoveryMachine struct {
+	InstanceID   string        `json:"instance_id"`
+	InstanceName string        `json:"instance_name"`
+	State        EnvelopeState `json:"state"`
+	IssuedAt     *time.Time    `json:"issued_at,omitempty"`
+	ConfirmedAt  *time.Time    `json:"confirmed_at,omitempty"`
+}
+
 // RecoveryKeyWrite sets an account's recovery key.
 type RecoveryKeyWrite struct {
 	// PublicKey is the file recovery-key.pub, as it was made.

@@ -24,6 +24,15 @@ func (p *People) RecoveryKey(ctx context.Context) (out api.RecoveryKey, err erro
 	return out, p.Do(ctx, http.MethodGet, "/api/v1/recovery-key", nil, &out)
 }
 
+// RecoveryMachines lists which machines have the envelope that they should have.
+func (p *People) RecoveryMachines(ctx context.Context) ([]api.RecoveryMachine, error) {
+	var out struct {
+		Machines []api.RecoveryMachine `json:"machines"`
+	}
+	err := p.Do(ctx, http.MethodGet, "/api/v1/recovery-key/machines", nil, &out)
+	return out.Machines, err
+}
+
 // SetRecoveryKey makes the key of a file recovery-key.pub the account's.
 func (p *People) SetRecoveryKey(ctx context.Context, in api.RecoveryKeyWrite) (out api.RecoveryKey, err error) {
 	return out, p.Do(ctx, http.MethodPut, "/api/v1/recovery-key", in, &out)

@@ -79,7 +79,7 @@ func command(version string) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	s := &settings{version: version}
 	s.flags(root.PersistentFlags())
-	root.AddCommand(initCommand(s), serveCommand(s), accountCommand(s), userCommand(s), tokenCommand(s), auditCommand(s), policyCommand(s), keyCommand(s), backupCommand(s))
+	root.AddCommand(initCommand(s), serveCommand(s), accountCommand(s), userCommand(s), tokenCommand(s), auditCommand(s), policyCommand(s), keyCommand(s), recoveryKeyCommand(s), backupCommand(s))
 	return root
 }
 

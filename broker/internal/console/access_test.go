@@ -127,6 +127,8 @@ func TestPages_offerOnlyWhatIsPermitted(t *testing.T) {
 		{"security-administrator", "/inventory/exports/export-1", []string{">Approve<", ">Deny<"}, []string{">Export<"}},
 		{"security-administrator", "/inventory/exports/export-2", []string{">Export<", ">Cancel the Export<"}, []string{">Approve<", ">Deny<"}},
 		{"auditor", "/inventory/exports/export-1", []string{"that your role cannot take"}, []string{">Approve<", ">Deny<", ">Export<"}},
+		{"security-administrator", "/admin/recovery-key", []string{">Replace<", ">Remove<"}, nil},
+		{"auditor", "/admin/recovery-key", []string{"2 of 3 shares", "Out of date"}, []string{">Replace<", ">Remove<"}},
 		{"account-administrator", "/admin/export-settings", []string{">Save<"}, nil},
 		{"security-administrator", "/admin/export-settings", []string{"People who must agree"}, []string{">Save<"}},
 		{"account-administrator", "/policies", []string{">Add Policy<", ">Delete<"}, nil},
@@ -158,13 +160,13 @@ func TestMenu_byRole(t *testing.T) {
 	t.Parallel()
 	all := map[string]string{"Running Instances": "/instances", "Policies": "/policies", "Images": "/inventory/images", "Devices": "/inventory/devices",
 		"Query": "/logs", "User Management": "/admin/users", "Change Password": "/admin/password", "Sessions": "/admin/sessions", "Time Information": "/admin/time",
-		"Deep Security Settings": "/admin/deep-security", "Jobs": "/inventory/jobs", "Key Exports": "/inventory/exports", "Key Export Settings": "/admin/export-settings"}
+		"Deep Security Settings": "/admin/deep-security", "Jobs": "/inventory/jobs", "Recovery Key": "/admin/recovery-key", "Key Exports": "/inventory/exports", "Key Export Settings": "/admin/export-settings"}
 	lacks := map[string][]string{
 		"account-administrator":  {"Key Exports"},
 		"security-administrator": {"Policies", "Images", "User Management", "Time Information", "Deep Security Settings"},
-		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "Jobs", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
+		"data-analyst":           {"Running Instances", "Policies", "Images", "Devices", "Jobs", "User Management", "Time Information", "Deep Security Settings", "Recovery Key", "Key Exports", "Key Export Settings"},
 		"auditor":                nil,
-		"key-approver":           {"Query", "User Management", "Time Information", "Deep Security Settings", "Key Exports", "Key Export Settings"},
+		"key-approver":           {"Query", "User Management", "Time Information", "Deep Security Settings", "Recovery Key", "Key Exports", "Key Export Settings"},
 	}
 	s := newSite(t)
 	for role, missing := range lacks {

@@ -26,6 +26,7 @@ type Deps struct {
 	Requests     Requests
 	Audit        Audit
 	Exports      Exports
+	Recovery     Recovery
 	DeepSecurity DeepSecurity
 	Feed         *feed.Hub
 	Access       Access

@@ -146,6 +146,15 @@ type Exports interface {
 	SetSettings(ctx context.Context, p tenant.Principal, in api.ExportSettings) error
 }
 
+// Recovery is the account's recovery key.
+type Recovery interface {
+	// Key answers the problem "not-found" where there is none.
+	Key(ctx context.Context, p tenant.Principal) (api.RecoveryKey, error)
+	SetKey(ctx context.Context, p tenant.Principal, in api.RecoveryKeyWrite) (api.RecoveryKey, error)
+	RetireKey(ctx context.Context, p tenant.Principal) error
+	Machines(ctx context.Context, p tenant.Principal) ([]api.RecoveryMachine, error)
+}
+
 // DeepSecurity is the account's connection to a Deep Security Manager.
 type DeepSecurity interface {
 	Settings(ctx context.Context, p tenant.Principal) (api.DeepSecuritySettings, error)

@@ -64,6 +64,7 @@ var menu = []struct {
 	{"Administration", "cog", []menuItem{
 		{"User Management", "users", "/admin/users", rbac.UsersRead},
 		{"Deep Security Settings", "eye", deepSecurityPath, rbac.DeepSecurityRead},
+		{"Recovery Key", "key", recoveryPath, rbac.RecoveryKeyRead},
 		{"Key Export Settings", "download", exportSettingsPath, rbac.ExportSettingsRead},
 		{"Change Password", "key", "/admin/password", rbac.PasswordOwn},
 		{"Second Factor", "lock", "/admin/second-factor", rbac.SecondFactorOwn},

@@ -249,6 +249,24 @@ func TestExports_askApproveFetch(t *testing.T) {
 	p.post("/inventory/exports/export-5/cancel", url.Values{"version": {"1"}}).leadsTo(t, "cancel", "/inventory/exports/export-5")
 }
 
+// X-14: the recovery key is set, replaced and removed by forms, with who holds it and which machines are ready.
+func TestRecoveryKey_page(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.as("security-administrator")
+	p.get("/admin/recovery-key").wants(t, "page", http.StatusOK, "2 of 3 shares", "Otto Brandt", "user:sven", "<strong>1</strong> <span>of 3 machines are ready", "Current", "Out of date", `href="/instances/instance-1"`)
+	p.post("/admin/recovery-key/set", url.Values{"public_key": {"nonsense"}}).wants(t, "no key", http.StatusUnprocessableEntity, "Is no recovery public key.")
+	file := "-----BEGIN KEYWARD RECOVERY PUBLIC KEY-----\r\nxyz"
+	p.post("/admin/recovery-key/set", url.Values{"public_key": {file}}).leadsTo(t, "replace", "/admin/recovery-key")
+	p.get("/admin/recovery-key").wants(t, "replaced", http.StatusOK, "Saved.", "c0ffee", "Noor Haddad")
+	p.get("/admin/recovery-key/remove").wants(t, "the question", http.StatusOK, "takes nothing back from the holders")
+	p.post("/admin/recovery-key/remove", nil).leadsTo(t, "remove", "/admin/recovery-key")
+	p.get("/admin/recovery-key").wants(t, "none", http.StatusOK, "No recovery key", ">Set Recovery Key<")
+	s.as("account-administrator").post("/admin/export-settings", url.Values{"people": {"2"}})
+	p.get("/admin/recovery-key/set").wants(t, "others have to agree", http.StatusOK, `name="reason"`, ">Ask<")
+	p.post("/admin/recovery-key/set", url.Values{"public_key": {file}, "reason": {"Otto left"}}).leadsTo(t, "asked", "/inventory/exports/export-5")
+}
+
 // X-13: a new key waits beside the old one; its job is shown with why it waits, and can be taken back.
 func TestRotation_askedShownCancelled(t *testing.T) {
 	t.Parallel()

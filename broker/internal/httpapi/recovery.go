@@ -15,6 +15,10 @@ import (
 
 type recoveryKeyInput struct{ Body api.RecoveryKeyWrite }
 
+type recoveryMachines struct {
+	Machines []api.RecoveryMachine `json:"machines"`
+}
+
 type revisionInput struct {
 	Revision string `query:"revision" maxLength:"64" doc:"the revision that the machine has"`
 }
@@ -33,6 +37,11 @@ func RegisterRecovery(people, agents *Router, d *recovery.Service) {
 	handle(people, Route{Method: http.MethodDelete, Path: path, Operation: rbac.RecoveryKeyWrite, Summary: "Retire the recovery key: no further envelopes are made"},
 		func(ctx context.Context, p tenant.Principal, _ *None) (*None, error) {
 			return nil, d.RetireKey(ctx, p)
+		})
+	handle(people, Route{Method: http.MethodGet, Path: path + "/machines", Operation: rbac.RecoveryKeyRead, Summary: "List which machines have the recovery envelope that they should have"},
+		func(ctx context.Context, p tenant.Principal, _ *None) (*answer[recoveryMachines], error) {
+			list, err := d.Machines(ctx, p)
+			return answerOf(recoveryMachines{list}, err)
 		})
 	raw(people, Route{Method: http.MethodGet, Path: "/api/v1/recovery-envelope", Operation: rbac.RecoveryEnvelope, Summary: "Download the recovery envelope of all devices"},
 		func(c *fiber.Ctx, p tenant.Principal) error {

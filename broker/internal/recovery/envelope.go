@@ -46,8 +46,11 @@ func (s *Service) InstanceEnvelope(ctx context.Context, p tenant.Principal, revi
 	if errors.Is(err, store.ErrNotFound) {
 		return api.RecoveryEnvelope{}, nil
 	}
-	if err != nil || c.header.Revision == revision {
-		return api.RecoveryEnvelope{Revision: c.header.Revision}, err
+	if err != nil {
+		return api.RecoveryEnvelope{}, err
+	}
+	if c.header.Revision == revision {
+		return api.RecoveryEnvelope{Revision: revision}, s.confirmed(ctx, p, c)
 	}
 	data, err := s.seal(ctx, p, c, "recovery-envelope.issued")
 	return api.RecoveryEnvelope{Revision: c.header.Revision, Envelope: data}, err
@@ -106,10 +109,15 @@ func (c *contents) devices(t *store.Tenant, filters []store.Filter) error {
 		if err != nil {
 			return err
 		}
-		c.header.Devices = append(c.header.Devices, recovery.Device{ID: d.ID, Name: d.Name, FileSystem: d.FileSystem, MountPoint: d.MountPoint, Volume: *d.Volume})
-		c.wrapped = append(c.wrapped, key)
+		c.add(d, key)
 	}
 	return nil
+}
+
+// add puts a device that has a volume into the envelope.
+func (c *contents) add(d store.Device, key store.DeviceKey) {
+	c.header.Devices = append(c.header.Devices, recovery.Device{ID: d.ID, Name: d.Name, FileSystem: d.FileSystem, MountPoint: d.MountPoint, Volume: *d.Volume})
+	c.wrapped = append(c.wrapped, key)
 }
 
 // revision names the recovery key, the devices and the generations of their keys, and nothing that changes without them.
@@ -142,6 +150,11 @@ func (s *Service) seal(ctx context.Context, p tenant.Principal, c contents, even
 		return nil, err
 	}
 	return data, s.Store.Tx(ctx, func(tx *store.Tx) error {
+		if p.Instance != "" {
+			if err := given(tx.Tenant(p.AccountID), p, c); err != nil {
+				return err
+			}
+		}
 		return audit.Append(tx.Tenant(p.AccountID), audit.Entry{Category: audit.Key, Event: event, Actor: p.Actor(), Subject: c.key.ID,
 			Detail: map[string]string{"revision": c.header.Revision, "devices": fmt.Sprint(len(keys)), "address": p.Address}})
 	})

@@ -174,7 +174,7 @@ func (b *Broker) apps() error {
 		f.Set(fiber.HeaderContentType, "application/x-pem-file")
 		return f.Send(b.identity.CA.CACert())
 	})
-	console.Mount(b.people, console.Deps{DeepSecurity: b.DSM, Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit, Exports: b.Exports,
+	console.Mount(b.people, console.Deps{DeepSecurity: b.DSM, Accounts: b.Accounts, Inventory: desk, Policies: b.Policies, Previews: b.Previews, Requests: b.Requests, Audit: b.Audit, Exports: b.Exports, Recovery: b.Recovery,
 		Feed: b.Feed, Access: roles, Clock: c.Clock, Logger: c.Logger})
 	return nil
 }

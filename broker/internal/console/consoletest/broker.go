@@ -42,6 +42,7 @@ type Broker struct {
 	checks       api.CheckSettings
 	notices      []api.Notice
 	exports      []api.KeyExport
+	recovery     *api.RecoveryKey
 	people       int64 // who must agree to an export
 	// Stage is that of every session.
 	Stage   api.Stage
@@ -73,7 +74,7 @@ func New(clock func() time.Time) *Broker {
 // Deps are the fakes as the console takes them.
 func (b *Broker) Deps() (console.Deps, error) {
 	access, err := rbac.New()
-	return console.Deps{Accounts: b, Inventory: b, Policies: (*policies)(b), Previews: (*policies)(b), Requests: (*requests)(b), Audit: b, DeepSecurity: b, Exports: (*exports)(b), Feed: b.Hub,
+	return console.Deps{Accounts: b, Inventory: b, Policies: (*policies)(b), Previews: (*policies)(b), Requests: (*requests)(b), Audit: b, DeepSecurity: b, Exports: (*exports)(b), Recovery: b, Feed: b.Hub,
 		Access: access, Clock: b.Clock, Logger: slog.New(slog.DiscardHandler)}, err
 }
 

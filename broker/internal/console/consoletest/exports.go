@@ -21,6 +21,7 @@ var _ console.Exports = (*exports)(nil)
 
 func (b *Broker) fillExports(ago func(time.Duration) time.Time) {
 	b.people = 1
+	b.recovery = &api.RecoveryKey{KeyID: "5f0e1d2c3b4a596877869504132231aa", Threshold: 2, Holders: []string{"Ada Lund", "Kim Sato", "Otto Brandt"}, CreatedAt: ago(40 * 24 * time.Hour), CreatedBy: "user:sven"}
 	end := ago(-60 * time.Hour)
 	counts := func(user string, d time.Duration) api.Approval {
 		return api.Approval{UserID: "id-" + user, User: user, At: ago(d), ExpiresAt: ago(d - 24*time.Hour), Reason: "Known to me"}

@@ -70,6 +70,7 @@ func (b *Broker) Taint(text string) {
 			r.History[j].Reason, r.History[j].Actor = text, text
 		}
 	}
+	b.recovery = &api.RecoveryKey{KeyID: text, Threshold: 2, Holders: []string{text, text, text}, CreatedBy: text}
 	for i := range b.exports {
 		e := &b.exports[i]
 		e.AskedBy, e.Reason, e.EndedBy, e.EndReason = text, text, text, text
