@@ -16,11 +16,12 @@ import (
 // D-01, C-10: each role finds in the menu what the matrix gives it.
 func TestMenu_ofEachRole(t *testing.T) {
 	site := demo(t)
-	all := []string{"Running Instances", "Policies", "Images", "Devices", "Query", "User Management", "Deep Security Settings", "Change Password", "Second Factor",
-		"Sessions", "Time Information"}
+	all := []string{"Running Instances", "Policies", "Images", "Devices", "Jobs", "Key Exports", "Query", "Archived", "Proofs", "User Management", "Deep Security Settings",
+		"Key Export Settings", "Change Password", "Second Factor", "Sessions", "Time Information"}
 	for user, lacks := range map[string][]string{
-		"ada": nil, "otto": nil, "sven": {"Policies", "Images", "User Management", "Deep Security Settings", "Time Information"},
-		"dana": {"Running Instances", "Policies", "Images", "Devices", "User Management", "Deep Security Settings", "Time Information"}, "kim": {"Query", "User Management", "Deep Security Settings", "Time Information"},
+		"ada": {"Key Exports"}, "otto": nil, "sven": {"Policies", "Images", "User Management", "Deep Security Settings", "Time Information"},
+		"dana": {"Running Instances", "Policies", "Images", "Devices", "Jobs", "Key Exports", "User Management", "Deep Security Settings", "Key Export Settings", "Time Information"},
+		"kim":  {"Key Exports", "Query", "Archived", "Proofs", "User Management", "Deep Security Settings", "Key Export Settings", "Time Information"},
 	} {
 		b := open(t, site)
 		b.logOn(demoAccount, user, demoPassword)
