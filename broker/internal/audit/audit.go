@@ -59,7 +59,7 @@ func Append(t *store.Tenant, e Entry) error {
 	}
 	row := store.AuditRecord{Sequence: r.Sequence, At: r.At, Category: r.Category, Event: r.Event, Actor: r.Actor, Subject: r.Subject,
 		Detail: r.Detail, Previous: r.Previous, Hash: r.Hash}
-	if err := table.Insert(&row); err != nil {
+	if err := table.InsertLater(&row); err != nil {
 		return fmt.Errorf("writing the audit record %s: %w", e.Event, err)
 	}
 	store.Replace(t.Tx(), at, chain.HeadOf(r))

@@ -22,11 +22,6 @@ const Life = 10 * time.Minute
 // keyLimit is the longest accepted key, in bytes.
 const keyLimit = 128
 
-// races bounds how often a request that lost the race against its own repetition is looked up again.
-const races = 3
-
-var errRaced = errors.New("idempotency: the same request is being answered at this moment")
-
 // Call identifies a request. Scope names caller and route; an empty Key means that the caller did not ask for
 // idempotency. Body is the request as sent: the same key with another body is a mistake of the caller and is refused.
 type Call struct {
@@ -54,39 +49,34 @@ func Tx[T any](ctx context.Context, st *store.Store, accountID string, c Call, f
 			fmt.Sprintf("It has %d bytes.", len(c.Key)), fmt.Sprintf("Send at most %d bytes, a random UUID for example.", keyLimit))
 	}
 	hash := sha256.Sum256(c.Body)
-	for race := 0; ; race++ {
-		var refusal error
-		err := st.Tx(ctx, func(tx *store.Tx) error {
-			var zero T
-			out, refusal = zero, nil
-			t := tx.Tenant(accountID)
-			found, err := stored(t, c, hash[:], &out)
-			if err != nil || found {
-				return err
-			}
-			out, err = f(t)
-			var k kept
-			if errors.As(err, &k) {
-				out, refusal = zero, k.err
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			return remember(t, c, hash[:], out)
-		})
-		if errors.Is(err, errRaced) && race < races {
-			continue
+	var refusal error
+	err := st.Tx(ctx, func(tx *store.Tx) error {
+		var zero T
+		out, refusal = zero, nil
+		t := tx.Tenant(accountID)
+		found, err := stored(t, c, hash[:], &out)
+		if err != nil || found {
+			return err
 		}
-		if err == nil {
-			err = refusal
+		out, err = f(t)
+		var k kept
+		if errors.As(err, &k) {
+			out, refusal = zero, k.err
+			return nil
 		}
 		if err != nil {
-			var zero T
-			return zero, err
+			return err
 		}
-		return out, nil
+		return remember(t, c, hash[:], out)
+	})
+	if err == nil {
+		err = refusal
 	}
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return out, nil
 }
 
 // stored fills out with the answer that was given before.
@@ -124,14 +114,11 @@ func remember(t *store.Tenant, c Call, hash []byte, out any) error {
 	if err != nil {
 		return fmt.Errorf("storing the answer: %w", err)
 	}
-	err = store.In[store.IdempotencyRecord](t).Insert(&store.IdempotencyRecord{
+	// A repetition that is answered at the same moment loses, runs again, and finds this answer.
+	return store.In[store.IdempotencyRecord](t).InsertLater(&store.IdempotencyRecord{
 		Scope: c.Scope, Key: c.Key, RequestHash: hash, Status: 200, ContentType: "application/json", Body: body,
 		ExpiresAt: t.Now().Add(Life),
 	})
-	if errors.Is(err, store.ErrDuplicate) {
-		return errRaced
-	}
-	return err
 }
 
 // Clean removes answers that nobody can ask for any more.

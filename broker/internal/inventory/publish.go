@@ -64,7 +64,7 @@ func Seen(t *store.Tenant, p tenant.Principal, inst *store.Instance) error {
 			return err
 		}
 	}
-	return store.In[store.Instance](t).Update(inst)
+	return store.In[store.Instance](t).UpdateLater(inst)
 }
 
 // reconcile makes the rows of a machine's devices what the machine sees.

@@ -124,6 +124,12 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, se
 	if err != nil {
 		return none, err
 	}
+	var what parcel
+	if sealer != nil { // read now: what the request writes is stored together, after the last thing that is read
+		if what, err = parcelOf(t, d); err != nil {
+			return none, err
+		}
+	}
 	c := change{event: EventAsked, reason: verdict.Reason, ctx: Ctx{Verdict: verdict, PolicyDecides: true},
 		detail: map[string]string{"address": p.Address}}
 	why, person, err := askPerson(t, pol, d, inst, previous)
@@ -186,7 +192,7 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, se
 	}
 	var delivery *api.KeyDelivery
 	if sealer != nil && r.Status == api.KeyApproved && d.ID == in.DeviceID && inst.Suspicion == "" {
-		if delivery, err = s.handAtOnce(t, p, sealer, &r, d); err != nil {
+		if delivery, err = s.handAtOnce(t, p, sealer, what, &r, d); err != nil {
 			return none, err
 		}
 	}
@@ -216,7 +222,7 @@ func explainWithinLease(t *store.Tenant, r *store.KeyRequest, res Result) error 
 		return nil
 	}
 	r.Reason = "Re-delivery within the lease: this machine held the key, and its evidence is no worse than when that was approved."
-	return store.In[store.KeyRequest](t).Update(r)
+	return store.In[store.KeyRequest](t).UpdateLater(r)
 }
 
 // requestLife is how long a request waits for people: long enough for the policy's own timer.

@@ -92,22 +92,33 @@ func (s *Service) Deliver(ctx context.Context, p tenant.Principal, call idempote
 		if err := trusted(t, r); err != nil {
 			return none, err
 		}
-		return s.hand(t, p, sealer, &r, d)
+		what, err := parcelOf(t, d)
+		if err != nil {
+			return none, err
+		}
+		return s.hand(t, p, sealer, what, &r, d)
 	})
 }
 
-// hand seals the key of a request's device, or of all members of its RAID set, to its machine, and notes the delivery. r is approved, and the machine may
-// have the device; when sealing fails nothing has been written.
-func (s *Service) hand(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, r *store.KeyRequest, d store.Device) (api.KeyDelivery, error) {
+// parcel is what a delivery is made of.
+type parcel struct {
+	unit inventory.Unit
+	keys []keystore.DeviceKey
+}
+
+// parcelOf reads the keys of a device, or of all members of its RAID set.
+func parcelOf(t *store.Tenant, d store.Device) (p parcel, err error) {
+	if p.unit, err = inventory.UnitOf(t, d); err != nil {
+		return p, err
+	}
+	p.keys, err = p.unit.Keys(t)
+	return p, err
+}
+
+// hand seals keys to the machine of a request, and notes the delivery. r is approved, and the machine may have the device;
+// when sealing fails nothing has been written.
+func (s *Service) hand(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, what parcel, r *store.KeyRequest, d store.Device) (api.KeyDelivery, error) {
 	none := api.KeyDelivery{}
-	unit, err := inventory.UnitOf(t, d)
-	if err != nil {
-		return none, err
-	}
-	keys, err := unit.Keys(t)
-	if err != nil {
-		return none, err
-	}
 	account, err := inventory.AccountKey(t)
 	if err != nil {
 		return none, err
@@ -122,15 +133,15 @@ func (s *Service) hand(t *store.Tenant, p tenant.Principal, sealer *keystore.Sea
 			d.Writers++
 		}
 		d.WriterID = p.Instance
-		*unit.First() = d
+		*what.unit.First() = d
 	}
 	out, err := sealer.Seal(s.Root, api.DeliveryBinding{Purpose: keystore.PurposeKeyRequest, AccountID: p.AccountID,
-		RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: pol.LeaseSeconds}, account, keys, *d.Volume, unit.Assigned())
+		RequestID: r.ID, DeviceID: d.ID, InstanceID: p.Instance, Nonce: r.Nonce, LeaseSeconds: pol.LeaseSeconds}, account, what.keys, *d.Volume, what.unit.Assigned())
 	if err != nil {
 		return none, fmt.Errorf("sealing the key of request %d: %w", r.Number, errors.Join(errNotSealed, err))
 	}
 	if writes {
-		if err := store.In[store.Device](t).Update(&d); err != nil {
+		if err := store.In[store.Device](t).UpdateLater(&d); err != nil {
 			return none, err
 		}
 	}
@@ -143,8 +154,8 @@ var errNotSealed = errors.New("the key could not be sealed")
 
 // handAtOnce hands the key over with the answer to the request for it. A root key that does not answer now is asked again
 // when the machine collects.
-func (s *Service) handAtOnce(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, r *store.KeyRequest, d store.Device) (*api.KeyDelivery, error) {
-	out, err := s.hand(t, p, sealer, r, d)
+func (s *Service) handAtOnce(t *store.Tenant, p tenant.Principal, sealer *keystore.Sealer, what parcel, r *store.KeyRequest, d store.Device) (*api.KeyDelivery, error) {
+	out, err := s.hand(t, p, sealer, what, r, d)
 	if errors.Is(err, errNotSealed) {
 		s.Logger.Warn("an approved key was not handed over at once", "request", r.Number, "error", err)
 		return nil, nil

@@ -123,7 +123,9 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest,
 	}
 	requests := store.In[store.KeyRequest](t)
 	if r.ID == "" {
-		err = requests.Insert(r)
+		if err = requests.InsertLater(r); err == nil {
+			store.Replace(t.Tx(), versionKey{r.ID}, int64(0))
+		}
 	} else {
 		err = requests.Update(r)
 	}
@@ -154,8 +156,7 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest,
 
 // note adds a line to the request's history.
 func note(t *store.Tenant, p tenant.Principal, r *store.KeyRequest, from api.KeyStatus, c change) error {
-	return store.In[store.KeyRequestEvent](t).Insert(&store.KeyRequestEvent{RequestID: r.ID, FromStatus: from, ToStatus: r.Status,
-		Event: string(c.event), Actor: p.Actor(), Reason: c.reason})
+	return addEvent(t, store.KeyRequestEvent{RequestID: r.ID, FromStatus: from, ToStatus: r.Status, Event: string(c.event), Actor: p.Actor(), Reason: c.reason})
 }
 
 func (s *Service) record(p tenant.Principal, r *store.KeyRequest, event string, c change) audit.Entry {

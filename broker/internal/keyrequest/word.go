@@ -113,8 +113,7 @@ func ignoreMissing(err error) error {
 }
 
 func stands(t *store.Tenant, p tenant.Principal, r *store.KeyRequest) error {
-	return store.In[store.KeyRequestEvent](t).Insert(&store.KeyRequestEvent{RequestID: r.ID, FromStatus: r.Status, ToStatus: r.Status,
-		Event: eventStands, Actor: p.Actor(), Reason: textStands})
+	return addEvent(t, store.KeyRequestEvent{RequestID: r.ID, FromStatus: r.Status, ToStatus: r.Status, Event: eventStands, Actor: p.Actor(), Reason: textStands})
 }
 
 // status is a request as its machine sees it.
@@ -139,5 +138,16 @@ func status(t *store.Tenant, r store.KeyRequest) (api.KeyRequestStatus, error) {
 // version counts what happened to a request. The row's own version will not do: every heartbeat that renews a lease
 // changes it, and neither a waiting agent nor a person with the page open should notice.
 func version(t *store.Tenant, requestID string) (int64, error) {
-	return store.In[store.KeyRequestEvent](t).Count(store.Eq("request_id", requestID))
+	return store.Keep(t.Tx(), versionKey{requestID}, func() (int64, error) {
+		return store.In[store.KeyRequestEvent](t).Count(store.Eq("request_id", requestID))
+	})
+}
+
+// versionKey is where a request's version is kept among transactions that share a commit.
+type versionKey struct{ request string }
+
+// addEvent adds a line to a request's history.
+func addEvent(t *store.Tenant, e store.KeyRequestEvent) error {
+	store.Adjust(t.Tx(), versionKey{e.RequestID}, func(n int64) int64 { return n + 1 })
+	return store.In[store.KeyRequestEvent](t).InsertLater(&e)
 }

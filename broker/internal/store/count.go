@@ -4,6 +4,9 @@ import "sync/atomic"
 
 // CountDistinct counts the different values of a column among the rows that pass the filters.
 func (t Table[T]) CountDistinct(column string, filters ...Filter) (int64, error) {
+	if err := t.tx.flush(); err != nil {
+		return 0, err
+	}
 	q, err := t.query(t.db(), filters)
 	if err != nil {
 		return 0, err
@@ -21,6 +24,9 @@ func (t Table[T]) CountDistinct(column string, filters ...Filter) (int64, error)
 
 // CountBy counts the rows that pass the filters by the values of a text column.
 func (t Table[T]) CountBy(column string, filters ...Filter) (map[string]int64, error) {
+	if err := t.tx.flush(); err != nil {
+		return nil, err
+	}
 	q, err := t.query(t.db(), filters)
 	if err != nil {
 		return nil, err

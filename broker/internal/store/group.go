@@ -61,7 +61,7 @@ func (s *Store) attempt(ctx context.Context, alone bool, f func(*Tx) error) (err
 }
 
 func (s *Store) again(ctx context.Context, err error) bool {
-	return err != nil && ctx.Err() == nil && s.backend.classify(err) == faultRetry
+	return err != nil && ctx.Err() == nil && (errors.Is(err, errLost) || s.backend.classify(err) == faultRetry)
 }
 
 // part runs f in the group that is open, or in a new one, and passes the turn on. However f ends, by a panic too, the
@@ -116,6 +116,9 @@ func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) 
 		}
 	}()
 	err = f(tx)
+	if err == nil {
+		err = tx.flush()
+	}
 	ended = true
 	if err == nil {
 		err = tx.fault
@@ -130,6 +133,9 @@ func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) 
 
 // undo takes back what a part wrote.
 func (g *group) undo(tx *Tx, cause error) {
+	if tx.dirty {
+		clear(g.kept)
+	}
 	if !tx.wrote && tx.fault == nil {
 		g.release("RELEASE part")
 		return

@@ -39,6 +39,7 @@ func openPostgres(dsn string) (backend, error) {
 		dialector:  func(db *sql.DB) gorm.Dialector { return postgres.New(postgres.Config{Conn: db}) },
 		classify:   classifyPostgres,
 		beginWrite: "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE", beginRead: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+		batches: true,
 		aborted: func(c any) bool { return c.(*stdlib.Conn).Conn().PgConn().TxStatus() != 'T' },
 	}, nil
 }

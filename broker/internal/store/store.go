@@ -61,6 +61,8 @@ type backend struct {
 	compiled bool
 	// aborted says whether a connection's transaction can only be rolled back; nil where a commit fails then.
 	aborted func(driverConn any) bool
+	// batches says that statements can be sent together, which saves round trips.
+	batches bool
 	// savepoints says that a savepoint costs nothing worth saving: no round trip.
 	savepoints bool
 }
@@ -171,7 +173,7 @@ func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error {
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		err, again := s.attempt(ctx, attempt > 0, f)
-		if !again {
+		if !again || attempt >= lostAgain && errors.Is(err, errLost) {
 			return err
 		}
 		pause := time.Duration(rand.Int64N(1<<min(attempt+1, 6))) * time.Millisecond

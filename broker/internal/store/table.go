@@ -83,6 +83,9 @@ func (t Table[T]) First(filters ...Filter) (T, error) {
 
 // List returns the rows that pass the filters, by primary key (oldest first) where nothing else orders them.
 func (t Table[T]) List(filters ...Filter) ([]T, error) {
+	if err := t.tx.flush(); err != nil {
+		return nil, err
+	}
 	var rows []T
 	s, err := t.statementFor(t.shapeOf("list", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
 		q, err := t.listing(dry, filters)
@@ -144,6 +147,9 @@ func (t Table[T]) schema() *schema.Schema {
 
 // Count returns how many rows pass the filters; orders and limits do not count.
 func (t Table[T]) Count(filters ...Filter) (int64, error) {
+	if err := t.tx.flush(); err != nil {
+		return 0, err
+	}
 	var n int64
 	counting := func(db *gorm.DB) (*gorm.DB, error) {
 		q, err := t.query(db, filters)
@@ -184,6 +190,14 @@ func (t Table[T]) Count(filters ...Filter) (int64, error) {
 // Insert stores a new row. It fills ID (UUID version 7, unless given), AccountID, the times and Version 1. A unique
 // value that is taken gives ErrDuplicate and leaves the transaction usable.
 func (t Table[T]) Insert(row *T) error {
+	if err := t.fresh(row); err != nil {
+		return err
+	}
+	return t.insertNow(row)
+}
+
+// fresh makes a row ready to be stored for the first time.
+func (t Table[T]) fresh(row *T) error {
 	if tr, ok := any(row).(tenantRow); ok {
 		*tr.account() = t.scope.account
 	}
@@ -203,7 +217,12 @@ func (t Table[T]) Insert(row *T) error {
 		return err
 	}
 	t.tx.changed(t.name())
-	// ON CONFLICT DO NOTHING instead of an error: PostgreSQL aborts the whole transaction on a unique violation.
+	return nil
+}
+
+// insertNow stores it. ON CONFLICT DO NOTHING, instead of an error, because PostgreSQL aborts the whole transaction on a
+// unique violation.
+func (t Table[T]) insertNow(row *T) error {
 	n, err := t.insert(row)
 	if err != nil {
 		return err
@@ -215,6 +234,9 @@ func (t Table[T]) Insert(row *T) error {
 }
 
 func (t Table[T]) insert(row *T) (int64, error) {
+	if err := t.tx.writes(); err != nil {
+		return 0, err
+	}
 	s, err := t.insertion(row)
 	if err != nil {
 		return 0, err
@@ -236,29 +258,23 @@ func (t Table[T]) insert(row *T) (int64, error) {
 // Update stores all columns of a row that was read before and counts its Version up. ErrStale means that someone else
 // changed the row since, ErrNotFound that it is gone; the transaction stays usable after both. row is unchanged then.
 func (t Table[T]) Update(row *T) error {
-	r, ok := any(row).(identified)
-	if !ok {
-		return fmt.Errorf("store: rows of %s are never changed", t.name())
-	}
-	if tr, ok := any(row).(tenantRow); ok && *tr.account() != t.scope.account {
-		return fmt.Errorf("%w: %s", ErrNotFound, t.name())
-	}
-	if err := storable(row); err != nil {
-		return err
-	}
-	t.tx.changed(t.name())
-	id := r.identity()
-	read, updatedAt := *id.version, *id.updatedAt
-	*id.version, *id.updatedAt = read+1, t.tx.Now()
-	changed, err := t.update(row, *id.id, read)
-	if err == nil && changed == 1 {
+	if t.amend(row) {
 		return nil
 	}
-	*id.version, *id.updatedAt = read, updatedAt
+	read, back, err := t.renew(row)
 	if err != nil {
 		return err
 	}
-	n, err := t.Count(Eq("id", *id.id))
+	id := idOf(row)
+	changed, err := t.update(row, id, read)
+	if err == nil && changed == 1 {
+		return nil
+	}
+	back()
+	if err != nil {
+		return err
+	}
+	n, err := t.Count(Eq("id", id))
 	if err != nil {
 		return err
 	}
@@ -268,7 +284,29 @@ func (t Table[T]) Update(row *T) error {
 	return fmt.Errorf("%w: %s", ErrStale, t.name())
 }
 
+// renew makes a row ready to be stored anew: it returns the version that was read, and what undoes it.
+func (t Table[T]) renew(row *T) (read int64, back func(), err error) {
+	r, ok := any(row).(identified)
+	if !ok {
+		return 0, nil, fmt.Errorf("store: rows of %s are never changed", t.name())
+	}
+	if tr, ok := any(row).(tenantRow); ok && *tr.account() != t.scope.account {
+		return 0, nil, fmt.Errorf("%w: %s", ErrNotFound, t.name())
+	}
+	if err := storable(row); err != nil {
+		return 0, nil, err
+	}
+	t.tx.changed(t.name())
+	id := r.identity()
+	read, updatedAt := *id.version, *id.updatedAt
+	*id.version, *id.updatedAt = read+1, t.tx.Now()
+	return read, func() { *id.version, *id.updatedAt = read, updatedAt }, nil
+}
+
 func (t Table[T]) update(row *T, id string, read int64) (int64, error) {
+	if err := t.tx.writes(); err != nil {
+		return 0, err
+	}
 	s, err := t.change(row, id, read)
 	if err != nil {
 		return 0, err
@@ -302,6 +340,9 @@ func (t Table[T]) DeleteWhere(filters ...Filter) (int64, error) {
 		return 0, fmt.Errorf("store: deleting every %s needs a filter that says so", t.name())
 	}
 	t.tx.changed(t.name())
+	if err := t.tx.writes(); err != nil {
+		return 0, err
+	}
 	deleting := func(db *gorm.DB) (*gorm.DB, error) {
 		q, err := t.query(db, filters)
 		if err != nil {

@@ -19,8 +19,10 @@ type Tx struct {
 	// fault is the first error of the database. It forbids the commit even when the caller swallowed it: PostgreSQL
 	// has aborted the transaction by then, and SQLite must not differ.
 	fault error
-	// wrote says that there is something to take back.
-	wrote bool
+	// later is what is put off (later.go).
+	later []put
+	// wrote says that there is something to take back, dirty that what is kept may come from it or from what is put off.
+	wrote, dirty bool
 	// kept is what was read and cannot have changed since; see Keep.
 	kept map[any]any
 }
@@ -49,12 +51,28 @@ var cascading = map[string]bool{"Account": true, "Image": true, "Policy": true}
 
 // changed notes that a table is written.
 func (tx *Tx) changed(table string) {
-	tx.wrote = true
+	tx.dirty = true
 	for key := range tx.kept {
 		if s, ok := key.(steady); ok && (s.table == table || cascading[table]) {
 			delete(tx.kept, key)
 		}
 	}
+}
+
+// Adjust changes what Keep returns, where something is kept.
+func Adjust[V any](tx *Tx, key any, change func(V) V) {
+	if v, ok := tx.kept[key].(V); ok {
+		tx.kept[key] = change(v)
+	}
+}
+
+// writes comes before a statement that writes.
+func (tx *Tx) writes() error {
+	if err := tx.flush(); err != nil {
+		return err
+	}
+	tx.wrote = true
+	return nil
 }
 
 // Replace sets what Keep returns.

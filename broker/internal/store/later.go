@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// Rows that nobody reads again in their transaction are stored when it ends, or before its next statement that is not put
+// off: on PostgreSQL all of them in one round trip, and a row that changes meanwhile once instead of twice.
+
+// errLost is how a row that was put off ends when another transaction wrote first. The transaction is run again, when it
+// finds what the other one wrote.
+var errLost = errors.New("store: another transaction wrote first")
+
+// lostAgain bounds how often a transaction is run again for it.
+const lostAgain = 3
+
+// put is a statement that is put off.
+type put struct {
+	statement *statement
+	table, id string
+	insert    bool
+	values    []any
+	// lost is what it means when no row was written.
+	lost error
+}
+
+// InsertLater is Insert for a row whose unique values are known to be free, from what the transaction has read or because
+// they are random. Should another transaction take them at the same time, this one is run again.
+func (t Table[T]) InsertLater(row *T) error {
+	if err := t.fresh(row); err != nil {
+		return err
+	}
+	s, err := t.insertion(row)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return t.insertNow(row)
+	}
+	values, err := stored(t.tx.ctx, s.fields, reflect.ValueOf(row).Elem(), 0)
+	if err != nil {
+		return err
+	}
+	t.tx.later = append(t.tx.later, put{s, t.name(), idOf(row), true, values, fmt.Errorf("%w: %s", ErrDuplicate, t.name())})
+	return nil
+}
+
+// UpdateLater is Update for a row that was read in this transaction. Should another transaction change it at the same
+// time, this one is run again.
+func (t Table[T]) UpdateLater(row *T) error {
+	if t.amend(row) {
+		return nil
+	}
+	read, back, err := t.renew(row)
+	if err != nil {
+		return err
+	}
+	id := idOf(row)
+	s, err := t.change(row, id, read)
+	if err != nil {
+		back()
+		return err
+	}
+	if s == nil {
+		back()
+		return t.Update(row)
+	}
+	values, err := stored(t.tx.ctx, s.fields, reflect.ValueOf(row).Elem(), 3)
+	if err != nil {
+		back()
+		return err
+	}
+	t.tx.later = append(t.tx.later, put{s, t.name(), id, false, append(values, t.bound([]Filter{Eq("id", id), Eq("version", read)})...),
+		fmt.Errorf("%w: %s", ErrStale, t.name())})
+	return nil
+}
+
+// amend changes a row whose insertion is still put off, and says whether it was.
+func (t Table[T]) amend(row *T) bool {
+	id := idOf(row)
+	i := slices.IndexFunc(t.tx.later, func(p put) bool { return p.insert && p.table == t.name() && p.id == id && id != "" })
+	if i < 0 || storable(row) != nil {
+		return false
+	}
+	identity := any(row).(identified).identity()
+	*identity.updatedAt = t.tx.Now()
+	values, err := stored(t.tx.ctx, t.tx.later[i].statement.fields, reflect.ValueOf(row).Elem(), 0)
+	if err != nil {
+		return false
+	}
+	t.tx.later[i].values = values
+	t.tx.changed(t.name())
+	return true
+}
+
+func idOf(row any) string {
+	if r, ok := row.(identified); ok {
+		return *r.identity().id
+	}
+	return ""
+}
+
+// flush stores what was put off.
+func (tx *Tx) flush() error {
+	if len(tx.later) == 0 {
+		return nil
+	}
+	all := tx.later
+	tx.later = nil
+	tx.wrote = true
+	n, err := tx.runAll(all)
+	if err != nil {
+		return tx.failed("storing rows", err)
+	}
+	for i, p := range all {
+		if n[i] != 1 {
+			return tx.failed("storing rows", fmt.Errorf("%w (%w)", p.lost, errLost))
+		}
+	}
+	return nil
+}
+
+// runAll runs statements in order and says how many rows each wrote.
+func (tx *Tx) runAll(all []put) ([]int64, error) {
+	n := make([]int64, len(all))
+	if tx.store.backend.batches && len(all) > 1 {
+		if tx.line.conn == nil {
+			return nil, errNoLine
+		}
+		return n, tx.line.conn.Raw(func(c any) error { return sendBatch(tx.ctx, c.(*stdlib.Conn).Conn(), all, n) })
+	}
+	for i, p := range all {
+		var err error
+		if n[i], err = tx.run(p.statement, "storing a row of "+p.table, p.values); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+var errNoLine = errors.New("store: the connection is gone")
+
+func sendBatch(ctx context.Context, conn *pgx.Conn, all []put, n []int64) (err error) {
+	var b pgx.Batch
+	for _, p := range all {
+		b.Queue(p.statement.text, p.values...)
+	}
+	results := conn.SendBatch(ctx, &b)
+	defer func() { err = errors.Join(err, results.Close()) }()
+	for i := range all {
+		tag, err := results.Exec()
+		if err != nil {
+			return fmt.Errorf("table %s: %w", all[i].table, err)
+		}
+		n[i] = tag.RowsAffected()
+	}
+	return nil
+}
