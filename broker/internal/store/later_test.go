@@ -1,0 +1,115 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/store/storetest"
+)
+
+// What is put off is there for everything that reads afterwards, in its order, once; and gone with its transaction.
+func TestLater_isStoredBeforeAnythingReads(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		account := newAccount(t, s, "acme")
+		in(t, s, account, func(tn *store.Tenant) error {
+			table := store.In[store.Device](tn)
+			d := device("a")
+			if err := table.InsertLater(&d); err != nil {
+				return err
+			}
+			d.Name = "renamed before it was stored"
+			if err := table.UpdateLater(&d); err != nil {
+				return err
+			}
+			got, err := table.Get(d.ID)
+			if err != nil || got.Name != d.Name || got.Version != d.Version || got.Version != 1 {
+				t.Errorf("read %+v (%v), want %+v", got, err, d)
+			}
+			d.Status = api.DeviceConfigured
+			if err := table.UpdateLater(&d); err != nil {
+				return err
+			}
+			d.Status = api.DeviceEncrypted
+			if err := table.UpdateLater(&d); err != nil {
+				return err
+			}
+			if n, err := table.Count(store.Eq("status", api.DeviceEncrypted)); err != nil || n != 1 || d.Version != 3 {
+				t.Errorf("%d encrypted at version %d (%v)", n, d.Version, err)
+			}
+			b := device("b")
+			if err := table.InsertLater(&b); err != nil {
+				return err
+			}
+			return table.Delete(d.ID)
+		})
+		refused := errors.New("refused")
+		if err := s.Tx(ctx, func(tx *store.Tx) error {
+			c := device("c")
+			return errors.Join(store.In[store.Device](tx.Tenant(account)).InsertLater(&c), refused)
+		}); !errors.Is(err, refused) {
+			t.Error(err)
+		}
+		in(t, s, account, func(tn *store.Tenant) error {
+			rows, err := store.In[store.Device](tn).List()
+			if len(rows) != 1 || rows[0].Identity != "b" {
+				t.Errorf("left: %+v", rows)
+			}
+			return err
+		})
+	})
+}
+
+// Who loses against another transaction is run again; who never wins is told why, and nothing of it is kept.
+func TestLater_whoLosesIsRunAgain(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		account := newAccount(t, s, "acme")
+		runs := 0
+		err := s.Tx(ctx, func(tx *store.Tx) error {
+			runs++
+			table := store.In[store.Device](tx.Tenant(account))
+			for _, identity := range []string{"once", "once"} {
+				d := device(identity)
+				if err := table.InsertLater(&d); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if !errors.Is(err, store.ErrDuplicate) || runs < 2 || runs > 10 {
+			t.Errorf("a duplicate that stays: %v after %d runs", err, runs)
+		}
+		runs = 0
+		in(t, s, account, func(tn *store.Tenant) error {
+			runs++
+			table := store.In[store.Device](tn)
+			d := device(fmt.Sprintf("run-%d", runs))
+			if err := table.InsertLater(&d); err != nil {
+				return err
+			}
+			if runs == 1 { // as if another transaction had changed the row since it was read
+				stale := d
+				if err := table.UpdateLater(&d); err != nil {
+					return err
+				}
+				if _, err := table.Count(); err != nil {
+					return err
+				}
+				stale.Version = 7
+				return table.UpdateLater(&stale)
+			}
+			return nil
+		})
+		in(t, s, account, func(tn *store.Tenant) error {
+			rows, err := store.In[store.Device](tn).List()
+			if runs != 2 || len(rows) != 1 || rows[0].Identity != "run-2" {
+				t.Errorf("%d runs left %+v", runs, rows)
+			}
+			return err
+		})
+	})
+}
