@@ -23,6 +23,8 @@ const (
 	exportsEvery = time.Minute
 	hourly       = time.Hour
 	watchEvery   = 2 * time.Second
+	// analyzeEvery is how soon a database knows that tables have grown (store.Analyze).
+	analyzeEvery = 2 * time.Second
 	// managersEvery is how soon a changed connection counts; managers are asked less often.
 	managersEvery = 5 * time.Second
 	// signAfter is how many new records of a log are signed without waiting for the hour.
@@ -45,6 +47,7 @@ func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
 	every(hourly, "hourly signing of logs", func(ctx context.Context) error { return b.Audit.Checkpoint(ctx, 1) })
 	every(keyring.HoldEvery, "root key", b.tendRoots)
 	if !strings.HasPrefix(b.config.DSN, "sqlite:") {
+		every(analyzeEvery, "statistics of tables that have grown", b.store.Analyze)
 		wg.Go(func() { b.Feed.Watch(ctx, watchEvery, b.Audit.Head) })
 	}
 	if interval, err := daemon.SdWatchdogEnabled(false); err == nil && interval > 0 {
