@@ -10,7 +10,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"time"
 
 	"keyward/broker/internal/problem"
@@ -66,12 +65,18 @@ func (i *Issuer) Spend(t *store.Tenant, p tenant.Principal, value string) error 
 	if !ok || !ends.After(t.Now()) {
 		return refused()
 	}
-	err := store.In[store.Nonce](t).Insert(&store.Nonce{InstanceID: p.Instance, Value: value, ExpiresAt: ends})
-	if errors.Is(err, store.ErrDuplicate) {
+	used, err := store.In[store.Nonce](t).Count(store.Eq("value", value))
+	if err != nil {
+		return err
+	}
+	if used > 0 {
 		return refused()
 	}
-	return err
+	return store.In[store.Nonce](t).InsertLater(&store.Nonce{InstanceID: p.Instance, Value: value, ExpiresAt: ends})
 }
+
+// Spending foresees what Spend reads.
+func Spending(value string) store.Read { return store.Number[store.Nonce](store.Eq("value", value)) }
 
 // verify says when a nonce ends, and whether it was given to the machine.
 func (i *Issuer) verify(p tenant.Principal, value string) (time.Time, bool) {

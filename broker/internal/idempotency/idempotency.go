@@ -42,8 +42,13 @@ func Keep(err error) error { return kept{err} }
 
 // Tx runs f in a transaction of the account and stores what it returns as the answer to c. A request that was answered
 // before gets that answer and f does not run. T must survive JSON; it must hold no secret.
-func Tx[T any](ctx context.Context, st *store.Store, accountID string, c Call, f func(*store.Tenant) (T, error)) (T, error) {
+//
+// ahead is what f is going to read, where it can be foreseen.
+func Tx[T any](ctx context.Context, st *store.Store, accountID string, c Call, f func(*store.Tenant) (T, error), ahead ...store.Read) (T, error) {
 	var out T
+	if len(ahead) > 0 && c.Key != "" {
+		ahead = append(ahead, store.Row[store.IdempotencyRecord](store.Eq("scope", c.Scope), store.Eq("key", c.Key)))
+	}
 	if len(c.Key) > keyLimit {
 		return out, problem.New(400, "idempotency-key-invalid", "The idempotency key is too long",
 			fmt.Sprintf("It has %d bytes.", len(c.Key)), fmt.Sprintf("Send at most %d bytes, a random UUID for example.", keyLimit))
@@ -54,6 +59,9 @@ func Tx[T any](ctx context.Context, st *store.Store, accountID string, c Call, f
 		var zero T
 		out, refusal = zero, nil
 		t := tx.Tenant(accountID)
+		if err := store.Ahead(t, ahead...); err != nil {
+			return err
+		}
 		found, err := stored(t, c, hash[:], &out)
 		if err != nil || found {
 			return err

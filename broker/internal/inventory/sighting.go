@@ -15,6 +15,11 @@ func Sees(t *store.Tenant, deviceID, instanceID string) (bool, error) {
 	return n > 0, err
 }
 
+// Seeing foresees what Sees reads.
+func Seeing(deviceID, instanceID string) store.Read {
+	return store.Number[store.DeviceSighting](store.Eq("device_id", deviceID), store.Eq("instance_id", instanceID))
+}
+
 // Sighted are the IDs of the devices in a machine's last inventory.
 func Sighted(t *store.Tenant, instanceID string) (map[string]bool, error) {
 	rows, err := store.In[store.DeviceSighting](t).List(store.Eq("instance_id", instanceID), store.Only("device_id"))

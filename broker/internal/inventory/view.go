@@ -102,7 +102,16 @@ func (n names) set(r store.RAIDSet, members []store.Device) api.Device {
 
 // CurrentKey is the newest key of a device that data is written with, or store.ErrNotFound.
 func CurrentKey(t *store.Tenant, deviceID string) (store.DeviceKey, error) {
-	return store.In[store.DeviceKey](t).First(store.Eq("device_id", deviceID), store.Eq("pending", false), store.Desc("generation"))
+	return store.In[store.DeviceKey](t).First(currentKey(deviceID)...)
+}
+
+// CurrentKeyOf foresees what CurrentKey reads.
+func CurrentKeyOf(deviceID string) store.Read {
+	return store.Row[store.DeviceKey](currentKey(deviceID)...)
+}
+
+func currentKey(deviceID string) []store.Filter {
+	return []store.Filter{store.Eq("device_id", deviceID), store.Eq("pending", false), store.Desc("generation")}
 }
 
 // PendingKey is the key that waits for a device's data to be written anew, or store.ErrNotFound.

@@ -61,7 +61,14 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 			return api.KeyRequestStatus{}, err
 		}
 		return s.ask(t, p, in, sealer)
-	})
+	}, foreseen(in, p)...)
+}
+
+// foreseen is what a request for a device reads in any case.
+func foreseen(in api.KeyRequest, p tenant.Principal) []store.Read {
+	return []store.Read{challenge.Spending(in.Nonce), store.Row[store.Device](store.Eq("id", in.DeviceID), store.ForUpdate()), inventory.Seeing(in.DeviceID, p.Instance),
+		store.Row[store.Instance](store.Eq("id", p.Instance)), store.Rows[store.KeyRequest](heldOf(in.DeviceID)...),
+		store.Row[store.KeyRequest](newestOf(in.DeviceID, p.Instance)...), inventory.CurrentKeyOf(in.DeviceID)}
 }
 
 // ask files a request, and with a sealer hands the key over when it is approved at once.
@@ -243,11 +250,15 @@ func keyOut() []api.KeyStatus {
 
 // newest is the machine's latest request for the device; nil when it never asked.
 func newest(t *store.Tenant, deviceID, instanceID string) (*store.KeyRequest, error) {
-	r, err := store.In[store.KeyRequest](t).First(store.Eq("device_id", deviceID), store.Eq("instance_id", instanceID), store.Desc("number"))
+	r, err := store.In[store.KeyRequest](t).First(newestOf(deviceID, instanceID)...)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
 	return &r, err
+}
+
+func newestOf(deviceID, instanceID string) []store.Filter {
+	return []store.Filter{store.Eq("device_id", deviceID), store.Eq("instance_id", instanceID), store.Desc("number")}
 }
 
 // predecessor is what became of a machine's earlier request when a new one was made.

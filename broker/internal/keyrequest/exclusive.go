@@ -14,8 +14,7 @@ func exclusive(t *store.Tenant, d store.Device, instanceID, requestID string) er
 	if d.Access == api.AccessReadOnly {
 		return nil
 	}
-	rows, err := store.In[store.KeyRequest](t).List(store.Eq("device_id", d.ID), store.OneOf("status", append(keyOut(), api.KeyRevoked)), store.Asc("number"),
-		store.Only("id", "number", "status", "device_id", "instance_id", "revoke_mode"))
+	rows, err := store.In[store.KeyRequest](t).List(heldOf(d.ID)...)
 	if err != nil {
 		return err
 	}
@@ -36,6 +35,12 @@ func exclusive(t *store.Tenant, d store.Device, instanceID, requestID string) er
 		}
 	}
 	return nil
+}
+
+// heldOf selects the requests by which machines hold a device's key, or may have its volume suspended.
+func heldOf(deviceID string) []store.Filter {
+	return []store.Filter{store.Eq("device_id", deviceID), store.OneOf("status", append(keyOut(), api.KeyRevoked)), store.Asc("number"),
+		store.Only("id", "number", "status", "device_id", "instance_id", "revoke_mode")}
 }
 
 // suspended says whether a machine still has the volume of a revoked request mounted, without its key and with its

@@ -113,7 +113,7 @@ func (tx *Tx) flush() error {
 		return nil
 	}
 	all := tx.later
-	tx.later = nil
+	tx.later, tx.ahead = nil, nil
 	tx.wrote = true
 	n, err := tx.runAll(all)
 	if err != nil {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"encoding/json"
 	"fmt"
@@ -164,7 +163,11 @@ func read[T any](tx *Tx, s *statement, sch *schema.Schema, values []any) (out []
 		}
 		tx.store.slow(tx.ctx, s.text, int64(len(out)), time.Since(began))
 	}()
-	fields, err := s.columns.of(rows, sch)
+	names, err := rows.Columns()
+	if err != nil {
+		return nil, tx.failed("reading "+sch.Table, err)
+	}
+	fields, err := s.columns.of(names, sch)
 	if err != nil {
 		return nil, tx.failed("reading "+sch.Table, err)
 	}
@@ -183,10 +186,8 @@ func read[T any](tx *Tx, s *statement, sch *schema.Schema, values []any) (out []
 }
 
 // of are the fields of a result's columns.
-func (a *atomicFields) of(rows *sql.Rows, sch *schema.Schema) ([]*schema.Field, error) {
+func (a *atomicFields) of(names []string, sch *schema.Schema) ([]*schema.Field, error) {
 	a.once.Do(func() {
-		names, err := rows.Columns()
-		a.err = err
 		for _, name := range names {
 			f := sch.FieldsByDBName[name]
 			if f == nil {
@@ -201,15 +202,16 @@ func (a *atomicFields) of(rows *sql.Rows, sch *schema.Schema) ([]*schema.Field, 
 // decoder reads rows into structs. Fields that are kept as JSON pass through raw.
 type decoder struct {
 	into []any
-	raw  []sql.RawBytes
+	raw  [][]byte
 }
 
-func (d *decoder) row(ctx context.Context, rows *sql.Rows, fields []*schema.Field, row reflect.Value) error {
+func (d *decoder) row(ctx context.Context, rows interface{ Scan(...any) error }, fields []*schema.Field, row reflect.Value) error {
 	if d.into == nil {
-		d.into, d.raw = make([]any, len(fields)), make([]sql.RawBytes, len(fields))
+		d.into, d.raw = make([]any, len(fields)), make([][]byte, len(fields))
 	}
 	for i, f := range fields {
 		if f.Serializer != nil {
+			d.raw[i] = nil
 			d.into[i] = &d.raw[i]
 		} else {
 			d.into[i] = f.ReflectValueOf(ctx, row).Addr().Interface()

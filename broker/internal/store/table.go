@@ -86,22 +86,24 @@ func (t Table[T]) List(filters ...Filter) ([]T, error) {
 	if err := t.tx.flush(); err != nil {
 		return nil, err
 	}
-	var rows []T
-	s, err := t.statementFor(t.shapeOf("list", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
-		q, err := t.listing(dry, filters)
-		if err != nil {
-			return nil, nil, err
-		}
-		return q.db.Find(&rows), nil, nil
-	})
+	s, err := t.listStatement(filters)
 	if err != nil {
 		return nil, err
 	}
 	if s != nil {
-		rows, err = read[T](t.tx, s, t.schema(), t.bound(filters))
-	} else {
-		rows, err = t.find(filters)
+		values := t.bound(filters)
+		rows, ok := given[[]T](t.tx, s, values)
+		if !ok {
+			rows, err = read[T](t.tx, s, t.schema(), values)
+		}
+		return t.told(rows, err)
 	}
+	rows, err := t.find(filters)
+	return t.told(rows, err)
+}
+
+// told is how rows are given out.
+func (t Table[T]) told(rows []T, err error) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +112,17 @@ func (t Table[T]) List(filters ...Filter) ([]T, error) {
 		utc(&rows[i])
 	}
 	return rows, nil
+}
+
+func (t Table[T]) listStatement(filters []Filter) (*statement, error) {
+	return t.statementFor(t.shapeOf("list", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
+		q, err := t.listing(dry, filters)
+		if err != nil {
+			return nil, nil, err
+		}
+		var rows []T
+		return q.db.Find(&rows), nil, nil
+	})
 }
 
 func (t Table[T]) listing(db *gorm.DB, filters []Filter) (*query, error) {
@@ -150,25 +163,13 @@ func (t Table[T]) Count(filters ...Filter) (int64, error) {
 	if err := t.tx.flush(); err != nil {
 		return 0, err
 	}
-	var n int64
-	counting := func(db *gorm.DB) (*gorm.DB, error) {
-		q, err := t.query(db, filters)
-		if err != nil {
-			return nil, err
-		}
-		delete(q.db.Statement.Clauses, "ORDER BY")
-		delete(q.db.Statement.Clauses, "LIMIT")
-		return q.db.Count(&n), nil
-	}
-	s, err := t.statementFor(t.shapeOf("count", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
-		db, err := counting(dry)
-		return db, nil, err
-	})
+	s, err := t.countStatement(filters)
 	if err != nil {
 		return 0, err
 	}
+	var n int64
 	if s == nil {
-		db, err := counting(t.db())
+		db, err := t.counting(t.db(), filters, &n)
 		if err != nil {
 			return 0, err
 		}
@@ -177,14 +178,35 @@ func (t Table[T]) Count(filters ...Filter) (int64, error) {
 		}
 		return n, nil
 	}
+	values := t.bound(filters)
+	if n, ok := given[int64](t.tx, s, values); ok {
+		return n, nil
+	}
 	began := time.Now()
-	err = t.tx.line.QueryRowContext(t.tx.ctx, s.text, t.bound(filters)...).Scan(&n)
+	err = t.tx.line.QueryRowContext(t.tx.ctx, s.text, values...).Scan(&n)
 	t.tx.store.slow(t.tx.ctx, s.text, 1, time.Since(began))
 	if err != nil {
 		return 0, t.tx.failed("counting rows of "+t.name(), err)
 	}
 	t.tx.store.reads.note(1)
 	return n, nil
+}
+
+func (t Table[T]) countStatement(filters []Filter) (*statement, error) {
+	return t.statementFor(t.shapeOf("count", filters), func() []any { return t.bound(filters) }, func(dry *gorm.DB) (*gorm.DB, []*schema.Field, error) {
+		db, err := t.counting(dry, filters, new(int64))
+		return db, nil, err
+	})
+}
+
+func (t Table[T]) counting(db *gorm.DB, filters []Filter, n *int64) (*gorm.DB, error) {
+	q, err := t.query(db, filters)
+	if err != nil {
+		return nil, err
+	}
+	delete(q.db.Statement.Clauses, "ORDER BY")
+	delete(q.db.Statement.Clauses, "LIMIT")
+	return q.db.Count(n), nil
 }
 
 // Insert stores a new row. It fills ID (UUID version 7, unless given), AccountID, the times and Version 1. A unique

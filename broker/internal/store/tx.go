@@ -21,6 +21,8 @@ type Tx struct {
 	fault error
 	// later is what is put off (later.go).
 	later []put
+	// ahead is what was read before it was asked for (ahead.go).
+	ahead map[string]any
 	// wrote says that there is something to take back, dirty that what is kept may come from it or from what is put off.
 	wrote, dirty bool
 	// kept is what was read and cannot have changed since; see Keep.
@@ -71,7 +73,7 @@ func (tx *Tx) writes() error {
 	if err := tx.flush(); err != nil {
 		return err
 	}
-	tx.wrote = true
+	tx.wrote, tx.ahead = true, nil
 	return nil
 }
 
