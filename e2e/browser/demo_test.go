@@ -17,11 +17,11 @@ import (
 func TestMenu_ofEachRole(t *testing.T) {
 	site := demo(t)
 	all := []string{"Running Instances", "Policies", "Images", "Devices", "Jobs", "Key Exports", "Query", "Archived", "Proofs", "User Management", "Deep Security Settings",
-		"Key Export Settings", "Change Password", "Second Factor", "Sessions", "Time Information"}
+		"Recovery Key", "Key Export Settings", "Change Password", "Second Factor", "Sessions", "Time Information"}
 	for user, lacks := range map[string][]string{
 		"ada": {"Key Exports"}, "otto": nil, "sven": {"Policies", "Images", "User Management", "Deep Security Settings", "Time Information"},
-		"dana": {"Running Instances", "Policies", "Images", "Devices", "Jobs", "Key Exports", "User Management", "Deep Security Settings", "Key Export Settings", "Time Information"},
-		"kim":  {"Key Exports", "Query", "Archived", "Proofs", "User Management", "Deep Security Settings", "Key Export Settings", "Time Information"},
+		"dana": {"Running Instances", "Policies", "Images", "Devices", "Jobs", "Key Exports", "User Management", "Deep Security Settings", "Recovery Key", "Key Export Settings", "Time Information"},
+		"kim":  {"Key Exports", "Query", "Archived", "Proofs", "User Management", "Deep Security Settings", "Recovery Key", "Key Export Settings", "Time Information"},
 	} {
 		b := open(t, site)
 		b.logOn(demoAccount, user, demoPassword)

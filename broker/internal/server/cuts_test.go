@@ -129,18 +129,21 @@ func (a *askers) fetch(ctx context.Context, m fleet.Machine, by *http.Client) {
 			return api.Fact{Name: name, Values: values, Source: "test", Grade: api.GradeSelfReported, At: now}
 		}
 		var status api.KeyRequestStatus
-		if !a.call(ctx, by, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce, PublicKey: private.PublicKey(), Time: now,
+		atOnce := rand.IntN(2) == 0
+		if !a.call(ctx, by, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce, PublicKey: private.PublicKey(), Time: now, Deliver: atOnce,
 			Evidence: api.Evidence{Nonce: nonce.Nonce, CollectedAt: now, Facts: []api.Fact{fact(api.FactHostName, "fleet-x"),
 				fact(api.FactKernelVersion, "6.1.0"), fact(api.FactTCPPorts, "22")}}}, &status) {
 			continue
 		}
 		a.note(a.requests, status.ID)
-		if status.Status != api.KeyApproved {
-			a.t.Errorf("request %d is %s: %s", status.Number, status.Status, status.Reason)
+		if (status.Delivery != nil) != atOnce || !atOnce && status.Status != api.KeyApproved {
+			a.t.Errorf("request %d is %s (%s), delivered with the answer: %t, wanted %t", status.Number, status.Status, status.Reason, status.Delivery != nil, atOnce)
 			return
 		}
 		var d api.KeyDelivery
-		if !a.call(ctx, by, strings.Replace(api.PathDelivery, "{id}", status.ID, 1), api.DeliveryRequest{PublicKey: private.PublicKey()}, &d) {
+		if atOnce {
+			d = *status.Delivery
+		} else if !a.call(ctx, by, strings.Replace(api.PathDelivery, "{id}", status.ID, 1), api.DeliveryRequest{PublicKey: private.PublicKey()}, &d) {
 			continue
 		}
 		if _, err := private.Open(d, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: status.ID, DeviceID: m.DeviceID,
