@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -95,37 +96,52 @@ func fleetEvidence(m *fleetMachine, nonce string) api.Evidence {
 	}}
 }
 
-// post sends one call with an idempotency key, as agents do.
+// attempts is how often a call is made that the broker is too busy for, as agents make it: again with the same key, after
+// a growing pause.
+const attempts = 6
+
+// post makes one call with an idempotency key, as agents do.
 func post(conn io.Writer, in *bufio.Reader, host, path string, body, out any) error {
+	key := uuid.NewString()
+	for attempt := 1; ; attempt++ {
+		busy, err := postOnce(conn, in, host, path, key, body, out)
+		if !busy || attempt == attempts {
+			return err
+		}
+		time.Sleep(time.Duration(attempt) * (500*time.Millisecond + rand.N(500*time.Millisecond)))
+	}
+}
+
+// postOnce makes it once; busy says that the broker wants it to be made again.
+func postOnce(conn io.Writer, in *bufio.Reader, host, path, key string, body, out any) (busy bool, err error) {
 	var raw []byte
 	if body != nil {
-		var err error
 		if raw, err = json.Marshal(body); err != nil {
-			return err
+			return false, err
 		}
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nIdempotency-Key: %s\r\nContent-Length: %d\r\n\r\n", path, host, uuid.NewString(), len(raw))
+	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nIdempotency-Key: %s\r\nContent-Length: %d\r\n\r\n", path, host, key, len(raw))
 	b.Write(raw)
 	if _, err := conn.Write(b.Bytes()); err != nil {
-		return err
+		return false, err
 	}
 	res, err := http.ReadResponse(in, nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(res.Body)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if res.StatusCode >= 300 {
-		return fmt.Errorf("POST %s: %s: %s", path, res.Status, answer)
+		return res.StatusCode == http.StatusServiceUnavailable, fmt.Errorf("POST %s: %s: %s", path, res.Status, answer)
 	}
 	if out == nil {
-		return nil
+		return false, nil
 	}
-	return json.Unmarshal(answer, out)
+	return false, json.Unmarshal(answer, out)
 }
 
 // load is the result of one window.
