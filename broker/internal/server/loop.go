@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,9 @@ func (b *Broker) loops(ctx context.Context) *sync.WaitGroup {
 		wg.Go(func() { b.repeat(ctx, interval, name, work) })
 	}
 	every(timersEvery, "key request timers", b.Requests.Tick)
+	if os.Getenv("GOGC") == "" {
+		every(time.Second, "size of the heap", collect)
+	}
 	every(timersEvery, "job timers", b.Jobs.Tick)
 	every(exportsEvery, "export timers", b.Exports.Tick)
 	every(managersEvery, "questions to Deep Security Managers", b.DSM.Tick)

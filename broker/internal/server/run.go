@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -23,19 +21,12 @@ const stopWithin = 10 * time.Second
 
 // Run runs a broker until ctx ends, then stops it in order.
 func Run(ctx context.Context, c Config) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(collectAfter)
-	}
 	b, err := New(ctx, c)
 	if err != nil {
 		return err
 	}
 	return errors.Join(b.Serve(ctx), b.Close())
 }
-
-// collectAfter is by how many percent the heap grows before it is collected. It is small, about 15 MiB: most of what a
-// request leaves behind is garbage, and collecting it was a tenth of a delivery's processor time.
-const collectAfter = 300
 
 // Serve listens and works until ctx ends or a listener fails.
 func (b *Broker) Serve(ctx context.Context) error {

@@ -84,8 +84,8 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) e
 		open = nil
 	}
 	if open == nil {
-		if err := s.writer.begin(ctx, s.backend.beginWrite); err != nil {
-			return nil, nil, s.explain(fmt.Errorf("beginning a transaction: %w", err))
+		if err := s.begin(ctx, &s.writer, s.backend.beginWrite); err != nil {
+			return nil, nil, err
 		}
 		open = &group{store: s, began: time.Now(), kept: map[any]any{}, done: make(chan struct{})}
 	}
@@ -95,6 +95,21 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) e
 	defer cancel()
 	tx := &Tx{store: s, db: s.on(own, &s.writer), line: &s.writer, ctx: own, kept: open.kept}
 	return open, tx, open.run(own, tx, f)
+}
+
+// begin starts a transaction on a line. It has a time of its own: who has waited for long would cut the connection off, and
+// the next one, whose time is as short, would not get a new one.
+func (s *Store) begin(ctx context.Context, l *line, statement string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), txTimeout)
+	defer cancel()
+	err := l.begin(ctx, statement)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w (beginning a transaction: %w)", ErrBusy, err)
+	}
+	if err != nil {
+		return s.explain(fmt.Errorf("beginning a transaction: %w", err))
+	}
+	return nil
 }
 
 // takes says whether another part may join, or one that must be alone may stay open.

@@ -206,8 +206,8 @@ func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err 
 	if begin == "" {
 		return s.peek(ctx, l, f, l.conn != nil)
 	}
-	if err := l.begin(ctx, begin); err != nil {
-		return s.explain(fmt.Errorf("beginning a transaction: %w", err))
+	if err := s.begin(ctx, l, begin); err != nil {
+		return err
 	}
 	defer func() {
 		if end := l.end("ROLLBACK"); err == nil && end != nil {
@@ -226,8 +226,8 @@ func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err 
 
 // peek reads without a transaction. A connection that was idle may have broken; then another one is asked.
 func (s *Store) peek(ctx context.Context, l *line, f func(*Tx) error, idle bool) error {
-	if err := l.begin(ctx, ""); err != nil {
-		return s.explain(fmt.Errorf("connecting to the database: %w", err))
+	if err := s.begin(ctx, l, ""); err != nil {
+		return err
 	}
 	tx := &Tx{store: s, db: s.on(ctx, l), line: l, ctx: ctx, kept: map[any]any{}}
 	err := f(tx)
