@@ -26,7 +26,10 @@ type put struct {
 	statement *statement
 	table, id string
 	insert    bool
-	values    []any
+	// account and version are those of a row that is to be inserted.
+	account string
+	version int64
+	values  []any
 	// lost is what it means when no row was written.
 	lost error
 }
@@ -48,7 +51,8 @@ func (t Table[T]) InsertLater(row *T) error {
 	if err != nil {
 		return err
 	}
-	t.tx.later = append(t.tx.later, put{s, t.name(), idOf(row), true, values, fmt.Errorf("%w: %s", ErrDuplicate, t.name())})
+	t.tx.later = append(t.tx.later, put{statement: s, table: t.name(), id: idOf(row), insert: true, account: t.scope.account, version: 1,
+		values: values, lost: fmt.Errorf("%w: %s", ErrDuplicate, t.name())})
 	return nil
 }
 
@@ -77,26 +81,32 @@ func (t Table[T]) UpdateLater(row *T) error {
 		back()
 		return err
 	}
-	t.tx.later = append(t.tx.later, put{s, t.name(), id, false, append(values, t.bound([]Filter{Eq("id", id), Eq("version", read)})...),
-		fmt.Errorf("%w: %s", ErrStale, t.name())})
+	t.tx.later = append(t.tx.later, put{statement: s, table: t.name(), id: id,
+		values: append(values, t.bound([]Filter{Eq("id", id), Eq("version", read)})...), lost: fmt.Errorf("%w: %s", ErrStale, t.name())})
 	return nil
 }
 
 // amend changes a row whose insertion is still put off, and says whether it was.
 func (t Table[T]) amend(row *T) bool {
 	id := idOf(row)
-	i := slices.IndexFunc(t.tx.later, func(p put) bool { return p.insert && p.table == t.name() && p.id == id && id != "" })
-	if i < 0 || storable(row) != nil {
+	i := slices.IndexFunc(t.tx.later, func(p put) bool {
+		return p.insert && p.table == t.name() && p.id == id && id != "" && p.account == t.scope.account
+	})
+	// Another copy of the row, or one that was taken to another tenant, is for Update to refuse.
+	if i < 0 || *any(row).(identified).identity().version != t.tx.later[i].version {
 		return false
 	}
-	identity := any(row).(identified).identity()
-	*identity.updatedAt = t.tx.Now()
-	values, err := stored(t.tx.ctx, t.tx.later[i].statement.fields, reflect.ValueOf(row).Elem(), 0)
+	_, back, err := t.renew(row)
 	if err != nil {
 		return false
 	}
+	values, err := stored(t.tx.ctx, t.tx.later[i].statement.fields, reflect.ValueOf(row).Elem(), 0)
+	if err != nil {
+		back()
+		return false
+	}
 	t.tx.later[i].values = values
-	t.tx.changed(t.name())
+	t.tx.later[i].version++
 	return true
 }
 

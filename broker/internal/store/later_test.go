@@ -21,12 +21,16 @@ func TestLater_isStoredBeforeAnythingReads(t *testing.T) {
 			if err := table.InsertLater(&d); err != nil {
 				return err
 			}
+			copied := d
 			d.Name = "renamed before it was stored"
 			if err := table.UpdateLater(&d); err != nil {
 				return err
 			}
+			if err := table.Update(&copied); !errors.Is(err, store.ErrStale) {
+				t.Errorf("another copy of a row that changed: %v, want ErrStale", err)
+			}
 			got, err := table.Get(d.ID)
-			if err != nil || got.Name != d.Name || got.Version != d.Version || got.Version != 1 {
+			if err != nil || got.Name != d.Name || got.Version != d.Version || got.Version != 2 {
 				t.Errorf("read %+v (%v), want %+v", got, err, d)
 			}
 			d.Status = api.DeviceConfigured
@@ -37,7 +41,7 @@ func TestLater_isStoredBeforeAnythingReads(t *testing.T) {
 			if err := table.UpdateLater(&d); err != nil {
 				return err
 			}
-			if n, err := table.Count(store.Eq("status", api.DeviceEncrypted)); err != nil || n != 1 || d.Version != 3 {
+			if n, err := table.Count(store.Eq("status", api.DeviceEncrypted)); err != nil || n != 1 || d.Version != 4 {
 				t.Errorf("%d encrypted at version %d (%v)", n, d.Version, err)
 			}
 			b := device("b")
@@ -57,6 +61,38 @@ func TestLater_isStoredBeforeAnythingReads(t *testing.T) {
 			rows, err := store.In[store.Device](tn).List()
 			if len(rows) != 1 || rows[0].Identity != "b" {
 				t.Errorf("left: %+v", rows)
+			}
+			return err
+		})
+	})
+}
+
+// A row that is put off in one tenant's name cannot be changed in another's, whatever the row says of itself.
+func TestLater_isNotChangedByAnotherTenant(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		acme, other := newAccount(t, s, "acme"), newAccount(t, s, "other")
+		var d store.Device
+		if err := s.Tx(ctx, func(tx *store.Tx) error {
+			d = device("a")
+			if err := store.In[store.Device](tx.Tenant(acme)).InsertLater(&d); err != nil {
+				return err
+			}
+			for _, says := range []string{acme, other} {
+				theirs := d
+				theirs.AccountID, theirs.Name = says, "taken"
+				if err := store.In[store.Device](tx.Tenant(other)).Update(&theirs); !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("a row that says it is of %s: %v, want ErrNotFound", says, err)
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		in(t, s, acme, func(tn *store.Tenant) error {
+			got, err := store.In[store.Device](tn).Get(d.ID)
+			if got.Name != "a" {
+				t.Errorf("the row is %+v", got)
 			}
 			return err
 		})
