@@ -317,7 +317,15 @@ type DeviceWrite struct {
 type EncryptWrite struct {
 	Confirm string `json:"confirm"`
 	Destroy bool   `json:"destroy,omitempty"`
+	// WaitSeconds is how long the encryption may wait for its machine to begin; 0 means DefaultEncryptWait.
+	WaitSeconds int64 `json:"wait_seconds,omitempty" minimum:"0" maximum:"2592000"`
 }
+
+// How long an encryption waits for its machine, in seconds: unless a person says otherwise 12 hours, at most 30 days.
+const (
+	DefaultEncryptWait = 12 * 3600
+	MaxEncryptWait     = 30 * 24 * 3600
+)
 
 // UnconfigureWrite destroys a device's key for ever. Confirm must be the device's name.
 type UnconfigureWrite struct {

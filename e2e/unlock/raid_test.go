@@ -20,11 +20,16 @@ import (
 	"keyward/e2e/lab"
 )
 
-// newSet joins all disks of the machine to a RAID set. The first member's ID is the one that requests name.
-func (m *machine) newSet(name string) (set api.Device, first string) {
+// newSet joins disks of the machine, all when none is named, to a RAID set. The first member's ID is the one that requests name.
+func (m *machine) newSet(name string, disks ...int) (set api.Device, first string) {
 	m.t.Helper()
-	in := api.RAIDSetWrite{Name: name, Platform: "linux", FileSystem: "ext4", MountPoint: m.mountPoint(0), KeyBits: 256}
-	for i := range m.disks {
+	if len(disks) == 0 {
+		for i := range m.disks {
+			disks = append(disks, i)
+		}
+	}
+	in := api.RAIDSetWrite{Name: name, Platform: "linux", FileSystem: "ext4", MountPoint: m.mountPoint(disks[0]), KeyBits: 256}
+	for _, i := range disks {
 		in.MemberIDs = append(in.MemberIDs, m.device(i).ID)
 	}
 	if err := m.Do(m.t.Context(), http.MethodPost, "/api/v1/raid-sets", in, &set); err != nil {

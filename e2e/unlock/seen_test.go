@@ -33,8 +33,8 @@ func (l *ledger) skip(test string) {
 	l.skipped[test] = true
 }
 
-// look reads an account's log and the histories of its key requests at the end of its test. A broker that is gone by then
-// is not asked.
+// look reads an account's log and the histories of its key requests, at the end of its test at the latest. A broker that is
+// gone by then is not asked.
 func (a *account) look() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -75,6 +75,7 @@ func (a *account) look() {
 		if err != nil {
 			continue
 		}
+		l.changes[outcomes.Outcome{Machine: outcomes.Ratings, To: string(r.Integrity)}] = true
 		for _, h := range r.History {
 			l.changes[outcomes.Outcome{Machine: outcomes.KeyRequests, Event: h.Event, To: string(h.To)}] = true
 		}

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 
@@ -57,6 +58,10 @@ func (v *visit) encryptPage(ids []string) (ui.FormPage, error) {
 		page.Fields = append(page.Fields, ui.Field{Name: "confirm." + d.ID, Label: "Type the device's name to confirm: " + d.Name,
 			Type: "text", Required: true, Match: d.Name, Autocomplete: "off"})
 	}
+	if len(devices) > 0 {
+		page.Fields = append(page.Fields, ui.Field{Name: "wait", Label: "Wait for the machine", Type: "text", Value: cmp.Or(v.text("wait"), span(api.DefaultEncryptWait)),
+			Help: "At most 30d. A machine that has not begun by then is not waited for: the device is Configured again, and nothing on it has changed."})
+	}
 	return page, nil
 }
 
@@ -95,13 +100,17 @@ func encryptDevices(v *visit) error {
 			wrong[f.Name] = "tick this to say that the contents may be destroyed"
 		}
 	}
+	wait, err := parseSpan(v.text("wait"))
+	if err != nil || wait > api.MaxEncryptWait {
+		wrong["wait"] = "enter a time such as 30m, 12h or 2d, at most 30d"
+	}
 	if len(wrong) > 0 || len(page.Refused) > 0 {
 		mark(wrong, page.Fields)
 		page.Flash = &ui.Flash{Tone: ui.ToneBad, Title: "Nothing was encrypted", Text: "Correct what is marked below and try again."}
 		return v.show(http.StatusUnprocessableEntity, "form", page)
 	}
 	for _, id := range ids {
-		err := v.Inventory.Encrypt(v.ctx, v.p, id, api.EncryptWrite{Confirm: v.form("confirm." + id), Destroy: v.has("destroy." + id)})
+		err := v.Inventory.Encrypt(v.ctx, v.p, id, api.EncryptWrite{Confirm: v.form("confirm." + id), Destroy: v.has("destroy." + id), WaitSeconds: wait})
 		if err != nil {
 			return err
 		}

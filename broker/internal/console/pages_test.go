@@ -110,8 +110,13 @@ func TestDevices_destructionIsConfirmed(t *testing.T) {
 	form = url.Values{"id": {"device-3"}, "confirm.device-3": {"archive"}}
 	p.post("/inventory/devices/encrypt", form).wants(t, "contents not given up", http.StatusUnprocessableEntity, "Tick this")
 	form.Set("destroy.device-3", "yes")
+	for _, wait := range []string{"soon", "31d"} {
+		form.Set("wait", wait)
+		p.post("/inventory/devices/encrypt", form).wants(t, "to wait "+wait, http.StatusUnprocessableEntity, "Nothing was encrypted", "at most 30d", `value="`+wait+`"`)
+	}
+	form.Set("wait", "90m")
 	p.post("/inventory/devices/encrypt", form).leadsTo(t, "confirmed", "/inventory/devices")
-	p.get("/inventory/devices/device-3").wants(t, "pending", http.StatusOK, "Encryption pending", ">Cancel Encryption<")
+	p.get("/inventory/devices/device-3").wants(t, "pending", http.StatusOK, "Encryption pending", "at most 90m", ">Cancel Encryption<")
 	p.post("/inventory/devices/device-3/cancel", nil).leadsTo(t, "cancel", "/inventory/devices")
 	p.post("/inventory/devices/device-3/unconfigure", url.Values{"confirm": {"x"}}).wants(t, "unconfigure by another name", http.StatusUnprocessableEntity, "type it exactly")
 	p.post("/inventory/devices/device-3/unconfigure", url.Values{"confirm": {"archive"}}).leadsTo(t, "unconfigure", "/inventory/devices")

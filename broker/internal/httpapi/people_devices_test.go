@@ -183,6 +183,18 @@ func TestJob_waitsForItsMachineAndNotForEver(t *testing.T) {
 		_, err := b.JobKey(ctx, stale.JobID, api.JobKeyRequest{PublicKey: private.PublicKey(), Nonce: nonce.Nonce})
 		wantProblem(t, err, 409, "job-ended")
 
+		// Whoever asks may say how long.
+		for _, never := range []int64{-1, api.MaxEncryptWait + 1} {
+			_, err := o.admin.EncryptDevice(ctx, id, api.EncryptWrite{Confirm: "data", WaitSeconds: never})
+			wantProblem(t, err, 422, "invalid")
+		}
+		d := must[api.Device](t)(o.admin.EncryptDevice(ctx, id, api.EncryptWrite{Confirm: "data", WaitSeconds: 90 * 60}))
+		eq(t, "detail while it waits", d.StatusDetail, "Waiting for the machine to begin, for at most 90 minutes.")
+		r.later(89 * time.Minute)
+		o.deviceIs(id, api.DeviceEncryptionPending)
+		r.later(2 * time.Minute)
+		eq(t, "detail after the wait", o.deviceIs(id, api.DeviceConfigured).StatusDetail, "No machine began the encryption within 90 minutes.")
+
 		c := encrypt()
 		first := b.take(c)
 		if list := must[api.CommandList](t)(b.Commands(ctx, 0)); len(list.Commands) != 0 {

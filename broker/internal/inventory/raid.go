@@ -101,6 +101,9 @@ func (s *Service) writeSet(ctx context.Context, p tenant.Principal, id string, i
 				return problem.Stale("RAID set")
 			}
 			event = Configured
+			if r.Status == api.DeviceEncryptionError {
+				event = RetrySaved
+			}
 		}
 		if err := nameFree(t, r.ID, in.Name); err != nil {
 			return err

@@ -29,7 +29,8 @@ func Move(t *store.Tenant, p tenant.Principal, d *store.Device, e Event, c Ctx, 
 		return res, conflict(err, d.Name)
 	}
 	d.Status, d.FormerStatus = res.Next.Status, res.Next.Former
-	if from != d.Status || detail != "" {
+	// A device that goes and comes back is what it was: why it failed, or that nobody has verified it, is still so.
+	if from != d.Status && e != Vanished && e != Published || detail != "" {
 		d.StatusDetail = detail
 	}
 	removed := false

@@ -20,8 +20,6 @@ import (
 )
 
 const (
-	// queuedLife is how long a job waits for its machine: the wait for provisioning that the product had, 720 minutes.
-	queuedLife = 12 * time.Hour
 	// silentLife is how long a running job may go without a report.
 	silentLife = 15 * time.Minute
 	// remindAfter is when a machine that took a job and fell silent is asked again: it may have been restarted.
@@ -76,6 +74,10 @@ func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID stri
 		if err := inventory.CheckConfirm(in.Confirm, u.Name()); err != nil {
 			return err
 		}
+		wait, err := waitOf(in)
+		if err != nil {
+			return err
+		}
 		empty := u.Contents() == "empty"
 		if !empty && !in.Destroy {
 			return problem.New(409, "device-not-empty", "The device is not empty",
@@ -89,12 +91,12 @@ func (s *Service) Encrypt(ctx context.Context, p tenant.Principal, deviceID stri
 			u.Members[i].ConfiguredBy, u.Members[i].RAIDIndex = p.UserID, i // a set of an earlier release has no places
 		}
 		if _, err := u.Move(t, p, inventory.EncryptAsked, inventory.Ctx{Complete: u.Complete(), NotRoot: true,
-			Single: true, Empty: empty, Destroy: in.Destroy}, "Waiting for the machine to begin."); err != nil {
+			Single: true, Empty: empty, Destroy: in.Destroy}, "Waiting for the machine to begin, for at most "+span(wait)+"."); err != nil {
 			return err
 		}
 		d := *u.First()
 		j := store.Job{Kind: kindEncrypt, DeviceID: d.ID, InstanceID: d.InstanceID, Status: queued, Destroy: in.Destroy && !empty,
-			ExpiresAt: t.Now().Add(queuedLife)}
+			ExpiresAt: t.Now().Add(wait)}
 		if err := store.In[store.Job](t).Insert(&j); err != nil {
 			return fmt.Errorf("queueing the encryption of device %q: %w", d.Name, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/store"
@@ -66,7 +67,7 @@ func (s *Service) expire(t *store.Tenant, id string) error {
 	if j.Status == running {
 		return s.fail(t, p, &j, &u, "The machine has not reported for 15 minutes.")
 	}
-	if _, err := u.Move(t, p, inventory.WaitOver, inventory.Ctx{}, "No machine began the encryption within 12 hours."); err != nil {
+	if _, err := u.Move(t, p, inventory.WaitOver, inventory.Ctx{}, "No machine began the encryption within "+span(j.ExpiresAt.Sub(j.CreatedAt).Round(time.Second))+"."); err != nil {
 		return err
 	}
 	return end(t, &j, cancelled, "no machine took it in time")

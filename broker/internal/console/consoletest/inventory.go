@@ -1,6 +1,7 @@
 package consoletest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -148,6 +149,7 @@ func (b *Broker) Encrypt(_ context.Context, p tenant.Principal, id string, in ap
 			return problem.Invalid("confirm", "is not the device's name")
 		}
 		d.Status = api.DeviceEncryptionPending
+		d.StatusDetail = fmt.Sprintf("Waiting for the machine to begin, for at most %dm.", cmp.Or(in.WaitSeconds, api.DefaultEncryptWait)/60)
 		return nil
 	})
 }
