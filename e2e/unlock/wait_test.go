@@ -188,8 +188,9 @@ func TestRAID_savedTakenBackAndTriedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.all(set, api.DeviceEncrypted)
-		if r := m.approve(0, first); r.Device.Key == nil || r.Device.Key.Bits != 192 {
-			t.Errorf("opened with the key %+v", r.Device.Key)
+		m.approve(0, first)
+		if got := m.becomes(first, api.DeviceInUse); got.Key == nil || got.Key.Bits != 192 {
+			t.Errorf("opened with the key %+v", got.Key)
 		}
 	})
 }

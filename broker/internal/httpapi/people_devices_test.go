@@ -343,6 +343,12 @@ func TestCopyConfiguration_givesACloneTheKeyOfItsSource(t *testing.T) {
 		if got.Status != api.DeviceEncrypted || !strings.Contains(got.StatusDetail, "Not verified") || got.FileSystem != "ext4" {
 			t.Fatalf("the clone is %+v", got)
 		}
+		b.publish(disk("data")) // away, and back
+		o.deviceIs(clone, api.DeviceUndetected)
+		b.publish(disk("data"), disk("clone"))
+		if now := o.deviceIs(clone, api.DeviceEncrypted); now.StatusDetail != got.StatusDetail {
+			t.Errorf("back again, the clone says %q", now.StatusDetail)
+		}
 		a := b.ask(clone)
 		if opened := a.approve().collect(); !bytes.Equal(opened, key) {
 			t.Fatal("the clone has another key")
