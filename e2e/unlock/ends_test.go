@@ -110,6 +110,40 @@ func TestSilence_endsWhatWaitsAndTakesWhatIsHeld(t *testing.T) {
 	})
 }
 
+// The agent dies while its key is being revoked. The one that follows has no key: it confirms the revocation before anything else
+// is decided, so its new request never replaces one that is being revoked, and waits for the person who took the key.
+func TestRevoke_confirmedByTheAgentThatFollows(t *testing.T) {
+	each(t, func(t *testing.T, s *site) {
+		m := newAccount(t, s).machine(1, "")
+		p := auto()
+		p.LeaseSeconds, p.HeartbeatSeconds = 600, 2 // the lease does not end it
+		m.policy(m.device(0), p)
+		d := m.encrypt(0, api.DeviceWrite{})
+		m.mounted(0)
+		keep(t, m.mountPoint(0)+"/file")
+		r := m.request(d.ID, api.KeyDelivered)
+		if err := m.Freeze(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Thaw() })
+		if _, err := m.Revoke(t.Context(), r.RequestID, api.Decision{Reason: "it hangs"}); err != nil {
+			t.Fatal(err)
+		}
+		m.requestBecomes(r.RequestID, api.KeyRevoking)
+		if err := m.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if r = m.requestBecomes(r.RequestID, api.KeyRevoked); !went(r, "agent-revoked", api.KeyRevoked) || went(r, "superseded", api.KeyRevoked) {
+			t.Errorf("the revoked request went %+v", r.History)
+		}
+		if again := m.request(d.ID, api.KeyPending); again.RequestID == r.RequestID || again.Integrity != api.IntegrityGood {
+			t.Errorf("the next request is %+v", again.RunningInstance)
+		}
+		m.approve(0, d.ID)
+		kept(t, m.mountPoint(0)+"/file")
+	})
+}
+
 // What nobody decides ends after the policy's time and is asked anew; a taken key whose machine does not comply again
 // within the period ends too, and then a new request is judged.
 func TestExpiry_ofWaitingAndOfTakenKeys(t *testing.T) {

@@ -21,6 +21,7 @@ func keyListCommand(s *settings) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List root keys and what they wrap", Args: usage(cobra.NoArgs),
 		Long: "List the root keys that the database knows: where each is kept, how many accounts' keys it wraps, and whether this broker has it.\n" +
+			"Of a key in OpenBao or Vault also the oldest version that wraps a key still, and whether a newer one waits to be used.\n" +
 			"A retired root key wraps nothing any more, but backups from before need it.\n\n" + exitHelp,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return operate(s, c, func(o *server.Operator) error {
@@ -41,7 +42,7 @@ func keyListCommand(s *settings) *cobra.Command {
 					case k.Accounts > 0:
 						state = "still used"
 					}
-					fmt.Fprintf(c.OutOrStdout(), "%s  %-10s  %-30s  wraps the keys of %d accounts  here: %v\n", k.ID, k.Provider, state, k.Accounts, k.Here)
+					fmt.Fprintf(c.OutOrStdout(), "%s  %-10s  %-30s  wraps the keys of %d accounts  here: %v%s\n", k.ID, k.Provider, state, k.Accounts, k.Here, versionText(k))
 				}
 				return nil
 			})
@@ -49,6 +50,19 @@ func keyListCommand(s *settings) *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// versionText says which version of a root key is used, and whether there is a newer one.
+func versionText(k keyring.RootKey) string {
+	switch {
+	case k.Trouble != "":
+		return "  newest version: not known (" + k.Trouble + ")"
+	case k.NewerWaits:
+		return fmt.Sprintf("  version %d: version %d waits to be used (keyward-broker key rotate root)", k.Version, k.Newest)
+	case k.Version > 0:
+		return fmt.Sprintf("  version %d", k.Version)
+	}
+	return ""
 }
 
 func rotateRootCommand(s *settings) *cobra.Command {

@@ -117,7 +117,11 @@ func TestTransit_olderVersionsOpenUntilTheyAreRetired(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Rotate("keyward", false)
+	f.HideKeys() // who may only encrypt and decrypt finds out as well
 	root := openRoot(t, ref, Options{})
+	if newest, err := root.Newest(); newest != 2 || err != nil || root.Version(wrapped) != 1 {
+		t.Errorf("wrapped with version %d of %d, %v", root.Version(wrapped), newest, err)
+	}
 	if _, err := root.Unwrap([]byte("row"), wrapped); err != nil {
 		t.Errorf("after a rotation: %v", err)
 	}
@@ -125,6 +129,16 @@ func TestTransit_olderVersionsOpenUntilTheyAreRetired(t *testing.T) {
 	if err != nil || !strings.Contains(string(next), "vault:v2:") {
 		t.Errorf("the new version is not used: %q, %v", next, err)
 	}
+	for _, none := range []string{"", "\x02", "\x02vault:v", "\x02vault:vx:a", "\x02vault:v0:a", "\x01vault:v1:a", "\x02vault:v99999999999999999999999999:a", "\x02vault:v1"} {
+		if n := root.Version([]byte(none)); n != 0 {
+			t.Errorf("%q is of version %d", none, n)
+		}
+	}
+	f.Seal(true)
+	if _, err := root.Newest(); !errors.Is(err, keystore.ErrUnreachable) {
+		t.Errorf("the newest version of a sealed key: %v", err)
+	}
+	f.Seal(false)
 	f.Rotate("keyward", true)
 	if _, err := openRoot(t, ref, Options{}).Unwrap([]byte("row"), wrapped); !errors.Is(err, keystore.ErrUnwrap) || !strings.Contains(err.Error(), "too old") {
 		t.Errorf("with a retired version: %v", err)

@@ -19,14 +19,28 @@ import (
 // for its readiness, and is ready again by itself when the root key is back.
 func TestReady_followsAnOutageOfTheRootKey(t *testing.T) {
 	t.Parallel()
-	f := rootkeytest.NewTransit(t)
+	t.Run("OpenBao or Vault", func(t *testing.T) {
+		t.Parallel()
+		f := rootkeytest.NewTransit(t)
+		followsOutage(t, f.Describe(t, "keyward"), func() { f.Seal(true) }, func() { f.Seal(false) })
+	})
+	t.Run("KMIP", func(t *testing.T) {
+		t.Parallel()
+		p := rootkeytest.StartPyKMIP(t)
+		followsOutage(t, p.Describe(t, "keyward"), p.Stop, func() { p.Start(t) })
+	})
+}
+
+// followsOutage has the place of a root key fail by end, and come back by begin.
+func followsOutage(t *testing.T, rootKey string, end, begin func()) {
+	t.Helper()
 	var offset atomic.Int64
-	begin := time.Now()
+	now := time.Now()
 	c := Defaults()
-	c.Data, c.RootKey, c.Version = filepath.Join(t.TempDir(), "data"), f.Describe(t, "keyward"), "v0-test"
+	c.Data, c.RootKey, c.Version = filepath.Join(t.TempDir(), "data"), rootKey, "v0-test"
 	c.PeopleListen, c.AgentListen, c.ServiceURL = "127.0.0.1:0", "127.0.0.1:0", "https://127.0.0.1:8444"
 	c.Logger = slog.New(slog.DiscardHandler)
-	c.Clock = func() time.Time { return begin.Add(time.Duration(offset.Load())) }
+	c.Clock = func() time.Time { return now.Add(time.Duration(offset.Load())) }
 	c.RootKeyKeep = time.Hour
 	if _, err := Init(context.Background(), c, "Acme", "ann", "kim"); err != nil {
 		t.Fatal(err)
@@ -46,14 +60,14 @@ func TestReady_followsAnOutageOfTheRootKey(t *testing.T) {
 		}
 	}
 	ask("at first", 200, "ready")
-	f.Seal(true)
+	end()
 	offset.Add(int64(30 * time.Minute))
 	ask("half an hour without the root key", 200, "does not answer since")
 	offset.Add(int64(31 * time.Minute))
 	ask("after the time that keys are kept", 503, "the root key does not answer")
-	f.Seal(false)
+	begin()
 	ask("the root key is back", 200, "ready")
-	f.Seal(true)
+	end()
 	ask("a second outage has its own hour", 200, "does not answer since")
 }
 
@@ -77,7 +91,21 @@ func TestRotateRoot_toANewerVersionOfTheSameKey(t *testing.T) {
 	if !o.Renews() {
 		t.Error("no rotation is offered")
 	}
+	versions := func(oldest, newest int, waits bool) {
+		t.Helper()
+		list, err := o.Keys.List(t.Context())
+		if err != nil || len(list) != 1 || list[0].Version != oldest || list[0].Newest != newest || list[0].NewerWaits != waits {
+			t.Errorf("the root keys are %+v, %v", list, err)
+		}
+	}
+	versions(1, 2, true)
+	f.Seal(true)
+	if list, err := o.Keys.List(t.Context()); err != nil || list[0].Trouble == "" || list[0].NewerWaits {
+		t.Errorf("while it does not answer the root keys are %+v, %v", list, err)
+	}
+	f.Seal(false)
 	_, err = o.RotateRoot(t.Context(), nil)
+	versions(2, 2, false)
 	if closed := o.Close(); err != nil || closed != nil {
 		t.Fatal(err, closed)
 	}
