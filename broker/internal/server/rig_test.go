@@ -25,8 +25,15 @@ import (
 	"keyward/broker/internal/problem"
 )
 
-// TestMain lets the test binary be a broker of its own, for tests that kill it.
+// TestMain lets the test binary be a broker of its own, for tests that kill it, and the clients of a benchmark.
 func TestMain(m *testing.M) {
+	if os.Getenv("KEYWARD_TEST_CLIENTS") != "" {
+		if err := beClients(os.Stdin, os.Stdout); err != nil {
+			slog.Error(err.Error())
+			os.Exit(1)
+		}
+		return
+	}
 	if text := os.Getenv("KEYWARD_TEST_BROKER"); text != "" {
 		c := Defaults()
 		if err := json.Unmarshal([]byte(text), &c); err != nil {
@@ -63,12 +70,12 @@ func newConfig(t testing.TB, dsn string) (Config, *Setup) {
 
 // rig is a broker whose apps listen on ports of their own.
 type rig struct {
-	t              *testing.T
+	t              testing.TB
 	b              *Broker
 	people, agents string
 }
 
-func start(t *testing.T, c Config) *rig {
+func start(t testing.TB, c Config) *rig {
 	t.Helper()
 	b, err := New(context.Background(), c)
 	if err != nil {
@@ -98,7 +105,7 @@ func start(t *testing.T, c Config) *rig {
 }
 
 // client trusts the broker's CA and shows the certificates.
-func clientOf(t *testing.T, ca []byte, certificates ...tls.Certificate) *http.Client {
+func clientOf(t testing.TB, ca []byte, certificates ...tls.Certificate) *http.Client {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
@@ -109,7 +116,7 @@ func clientOf(t *testing.T, ca []byte, certificates ...tls.Certificate) *http.Cl
 
 // person is a client with a session.
 type person struct {
-	t     *testing.T
+	t     testing.TB
 	http  *http.Client
 	url   string
 	token string

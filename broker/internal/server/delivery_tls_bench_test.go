@@ -1,0 +1,174 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"keyward/broker/api"
+	"keyward/broker/client"
+	"keyward/broker/internal/fleet"
+	"keyward/broker/internal/store/storetest"
+)
+
+// BenchmarkDeliveryOverTLS measures all that the broker does for one key: a new connection with the machine's certificate,
+// the nonce, and the request that brings the key, 32 machines at once. The machines are a process of their own, so time
+// on the processor, memory and profiles are the broker's alone. Give -benchtime as a number (2000x): each machine asks once.
+func BenchmarkDeliveryOverTLS(b *testing.B) {
+	b.Run("sqlite", func(b *testing.B) { deliveriesOverTLS(b, storetest.SQLite(b)) })
+	b.Run("postgres", func(b *testing.B) { deliveriesOverTLS(b, storetest.Postgres(b)) })
+}
+
+// clientsPlan is what the process of the machines reads.
+type clientsPlan struct {
+	URL      string
+	CA       []byte
+	Machines []fleet.Machine
+}
+
+func deliveriesOverTLS(b *testing.B, dsn string) {
+	c, setup := newConfig(b, dsn)
+	plan := clientsPlan{Machines: newFleet(b, c, setup.AccountID, b.N)}
+	r := start(b, c)
+	plan.URL, plan.CA = r.agents, r.b.CACert()
+	working, stop := context.WithCancel(b.Context())
+	loops := r.b.loops(working)
+	defer loops.Wait()
+	defer stop()
+
+	clients := exec.Command(os.Args[0])
+	clients.Env = append(os.Environ(), "KEYWARD_TEST_CLIENTS=1")
+	clients.Stderr = os.Stderr
+	in, err1 := clients.StdinPipe()
+	out, err2 := clients.StdoutPipe()
+	if err := errors.Join(err1, err2, clients.Start()); err != nil {
+		b.Fatal(err)
+	}
+	said := bufio.NewReader(out)
+	answer := func() string {
+		line, err := said.ReadString('\n')
+		if err != nil {
+			b.Fatal(err)
+		}
+		return line
+	}
+	if err := json.NewEncoder(in).Encode(plan); err != nil {
+		b.Fatal(err)
+	}
+	answer() // they have read their keys
+	before := processorTime(b)
+	b.ResetTimer()
+	b.ReportAllocs()
+	if _, err := io.WriteString(in, "go\n"); err != nil {
+		b.Fatal(err)
+	}
+	if line := answer(); line != "done\n" {
+		b.Error(line)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+	in.Close()
+	if err := clients.Wait(); err != nil {
+		b.Error(err)
+	}
+}
+
+// processorTime is what this process has used.
+func processorTime(b *testing.B) time.Duration {
+	var use syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
+}
+
+// beClients is the process of the machines.
+func beClients(in io.Reader, out io.Writer) error {
+	lines := json.NewDecoder(in)
+	var plan clientsPlan
+	if err := lines.Decode(&plan); err != nil {
+		return err
+	}
+	certs := make([]tls.Certificate, len(plan.Machines))
+	for i, m := range plan.Machines {
+		var err error
+		if certs[i], err = tls.X509KeyPair([]byte(m.Cert), []byte(m.Key)); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(out, "ready")
+	if _, err := bufio.NewReader(io.MultiReader(lines.Buffered(), in)).ReadString('g'); err != nil {
+		return err
+	}
+	var next atomic.Int64
+	var failed atomic.Value
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(certs) {
+					return
+				}
+				if err := fetchKey(plan, plan.Machines[i], certs[i]); err != nil {
+					failed.Store(err.Error())
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if text := failed.Load(); text != nil {
+		_, err := fmt.Fprintf(out, "%q\n", text)
+		return err
+	}
+	_, err := fmt.Fprintln(out, "done")
+	return err
+}
+
+// fetchKey is a machine's way to its key.
+func fetchKey(plan clientsPlan, m fleet.Machine, cert tls.Certificate) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	agent, err := client.NewAgent(client.AgentOptions{URL: plan.URL, CA: plan.CA, Cert: cert})
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	private, err := client.NewDeliveryKey()
+	if err != nil {
+		return err
+	}
+	nonce, err := agent.Nonce(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	fact := func(name api.FactName, values ...string) api.Fact {
+		return api.Fact{Name: name, Values: values, Source: "bench", Grade: api.GradeSelfReported, At: now}
+	}
+	got, err := agent.Request(ctx, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce, PublicKey: private.PublicKey(), Time: now, Deliver: true,
+		Evidence: api.Evidence{Nonce: nonce.Nonce, CollectedAt: now, Facts: []api.Fact{
+			fact(api.FactHostName, "fleet-"+m.InstanceID), fact(api.FactGuestOS, "linux"), fact(api.FactArchitecture, "64"),
+			fact(api.FactKernelVersion, "6.1.0"), fact(api.FactOSName, "Debian GNU/Linux 12 (bookworm)"), fact(api.FactOSVersion, "12"),
+			fact(api.FactTCPPorts, "22", "80", "443"), fact(api.FactUDPPorts, "68", "123"), fact(api.FactAgentVersion, "1.0.0")}}})
+	if err != nil {
+		return err
+	}
+	if got.Delivery == nil {
+		return fmt.Errorf("the request is %s: %s", got.Status, got.Reason)
+	}
+	_, err = private.Open(*got.Delivery, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: got.ID, DeviceID: m.DeviceID,
+		InstanceID: m.InstanceID, Nonce: nonce.Nonce})
+	return err
+}
