@@ -43,10 +43,12 @@ type AgentCall[T any] struct {
 	Key     string `header:"Idempotency-Key"`
 	RawBody []byte
 	Body    T
+	// answer is what was stored to be given again, so that it is encoded once.
+	answer []byte
 }
 
 func (in *AgentCall[T]) call(p tenant.Principal, what string) idempotency.Call {
-	return idempotency.Call{Scope: "instance/" + p.Instance + "/" + what, Key: in.Key, Body: in.RawBody}
+	return idempotency.Call{Scope: "instance/" + p.Instance + "/" + what, Key: in.Key, Body: in.RawBody, Answer: &in.answer}
 }
 
 // AgentCallByID is AgentCall on one request or job.
@@ -118,7 +120,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		func(ctx context.Context, p tenant.Principal, in *WaitInput) (*answer[api.CommandList], error) {
 			return answerOf(d.Requests.Commands(ctx, p, time.Duration(in.Wait)*time.Second))
 		})
-	handle(r, machine(http.MethodPost, api.PathHeartbeat, "Report life, evidence and held keys; renews leases"),
+	direct(r, machine(http.MethodPost, api.PathHeartbeat, "Report life, evidence and held keys; renews leases"),
 		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.Heartbeat]) (*answer[api.HeartbeatResponse], error) {
 			return answerOf(d.Requests.Heartbeat(ctx, p, in.Body))
 		})
@@ -126,7 +128,7 @@ func RegisterAgents(r *Router, d AgentDeps) {
 }
 
 func registerAgentKeys(r *Router, d AgentDeps, machine func(method, path, summary string) Route) {
-	handle(r, machine(http.MethodPost, api.PathKeyRequests, "Ask for the key of a device"),
+	direct(r, machine(http.MethodPost, api.PathKeyRequests, "Ask for the key of a device"),
 		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.KeyRequest]) (*answer[api.KeyRequestStatus], error) {
 			return answerOf(d.Requests.Ask(ctx, p, in.call(p, "key-requests"), in.Body))
 		})

@@ -98,7 +98,9 @@ func frame(o AppOptions) fiber.Handler {
 				err = refuse(c, o.Logger, err)
 			}
 			route, status, took := c.Route().Path, c.Response().StatusCode(), time.Since(began)
-			o.Logger.Debug("request", "method", c.Method(), "route", route, "status", status, "took", took, "request_id", RequestID(c))
+			if o.Logger.Enabled(c.UserContext(), slog.LevelDebug) {
+				o.Logger.Debug("request", "method", c.Method(), "route", route, "status", status, "took", took, "request_id", RequestID(c))
+			}
 			if o.Observe != nil {
 				o.Observe(c.Method(), route, status, took)
 			}

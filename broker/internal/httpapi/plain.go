@@ -15,12 +15,13 @@ import (
 // bytes is a fault of the statement on one of the databases, which strangers could fill the broker's log with.
 func plainOnly(app *fiber.App) {
 	app.Use(func(c *fiber.Ctx) error {
-		if e := c.Get(fiber.HeaderContentEncoding); e != "" && !strings.EqualFold(e, "identity") {
+		h, body := &c.Request().Header, c.Request().Body() // not c.Get and c.BodyRaw, which copy
+		if e := h.Peek(fiber.HeaderContentEncoding); len(e) > 0 && !strings.EqualFold(string(e), "identity") {
 			return problem.New(http.StatusUnsupportedMediaType, "content-encoding", "Compressed bodies are not accepted",
 				"The request's body is encoded.", "Send the body as it is, without Content-Encoding.")
 		}
-		form := strings.HasPrefix(c.Get(fiber.HeaderContentType), fiber.MIMEApplicationForm) && bytes.Contains(c.BodyRaw(), []byte("%00"))
-		if form || holdsNUL(c.BodyRaw()) || strings.Contains(string(c.Request().URI().RequestURI()), "%00") {
+		form := bytes.HasPrefix(h.ContentType(), []byte(fiber.MIMEApplicationForm)) && bytes.Contains(body, []byte("%00"))
+		if form || holdsNUL(body) || bytes.Contains(c.Request().URI().RequestURI(), []byte("%00")) {
 			return problem.New(http.StatusBadRequest, "bad-request", "The request is malformed", "A text in it holds a NUL byte.",
 				"Send text without NUL bytes.")
 		}

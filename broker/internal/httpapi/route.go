@@ -137,8 +137,7 @@ func raw(r *Router, rt Route, h func(c *fiber.Ctx, p tenant.Principal) error) {
 		op.Security = []map[string][]string{{securityScheme(rt): {}}}
 	}
 	r.api.OpenAPI().AddOperation(op)
-	path := strings.NewReplacer("{", ":", "}", "").Replace(rt.Path)
-	r.app.Add(rt.Method, path, func(c *fiber.Ctx) error {
+	r.app.Add(rt.Method, pattern(rt.Path), func(c *fiber.Ctx) error {
 		var p tenant.Principal
 		if !rt.Open {
 			var err error
@@ -149,6 +148,9 @@ func raw(r *Router, rt Route, h func(c *fiber.Ctx, p tenant.Principal) error) {
 		return h(c, p)
 	})
 }
+
+// pattern is a path as Fiber has it.
+func pattern(path string) string { return strings.NewReplacer("{", ":", "}", "").Replace(path) }
 
 type (
 	principalKey struct{}
@@ -182,16 +184,11 @@ func (r *Router) admit(rt Route) func(huma.Context, func(huma.Context)) {
 		c := humafiber.Unwrap(ctx)
 		ctx = huma.WithValue(ctx, requestKey{}, RequestID(c))
 		ctx = huma.WithValue(ctx, callerKey{}, caller{address: c.IP(), userAgent: c.Get(fiber.HeaderUserAgent), machineKey: machineKey(c)})
-		p, err := r.gate.Admit(c, rt)
-		if err != nil {
-			if err := refuse(c, r.log, err); err != nil {
-				r.log.Error("writing a refusal failed", "error", err)
-			}
-			return
-		}
-		if r.machines != nil && p.Instance != "" {
-			if wait, ok := r.machines.allow(p.Instance); !ok {
-				if err := refuse(c, r.log, problem.TooMany(wait)); err != nil {
+		p, before := c.Locals(entered{}).(tenant.Principal)
+		if !before {
+			var err error
+			if p, err = r.enter(c, rt); err != nil {
+				if err := refuse(c, r.log, err); err != nil {
 					r.log.Error("writing a refusal failed", "error", err)
 				}
 				return

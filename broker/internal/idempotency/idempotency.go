@@ -4,6 +4,7 @@
 package idempotency
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -28,6 +29,8 @@ type Call struct {
 	Scope string
 	Key   string
 	Body  []byte
+	// Answer, where it is not nil, is set to the answer as it is stored, in JSON; it stays as it is without a key.
+	Answer *[]byte
 }
 
 // kept is a refusal that is committed.
@@ -111,6 +114,7 @@ func stored(t *store.Tenant, c Call, hash []byte, out any) (bool, error) {
 	if err := json.Unmarshal(r.Body, out); err != nil {
 		return false, fmt.Errorf("reading the stored answer: %w", err)
 	}
+	c.say(r.Body)
 	return true, nil
 }
 
@@ -118,15 +122,25 @@ func remember(t *store.Tenant, c Call, hash []byte, out any) error {
 	if c.Key == "" {
 		return nil
 	}
-	body, err := json.Marshal(out)
-	if err != nil {
+	var encoded bytes.Buffer
+	e := json.NewEncoder(&encoded)
+	e.SetEscapeHTML(false) // as answers leave the broker
+	if err := e.Encode(out); err != nil {
 		return fmt.Errorf("storing the answer: %w", err)
 	}
+	body := encoded.Bytes()
+	c.say(body)
 	// A repetition that is answered at the same moment loses, runs again, and finds this answer.
 	return store.In[store.IdempotencyRecord](t).InsertLater(&store.IdempotencyRecord{
 		Scope: c.Scope, Key: c.Key, RequestHash: hash, Status: 200, ContentType: "application/json", Body: body,
 		ExpiresAt: t.Now().Add(Life),
 	})
+}
+
+func (c Call) say(answer []byte) {
+	if c.Answer != nil {
+		*c.Answer = answer
+	}
 }
 
 // Clean removes answers that nobody can ask for any more.
