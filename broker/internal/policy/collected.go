@@ -64,19 +64,25 @@ func unmapSource(f api.Fact) api.Fact {
 }
 
 func orderOf(facts map[key]api.Fact) []key {
-	place := func(k key) int {
-		if i := slices.IndexFunc(registry, func(info FactInfo) bool { return info.Name == k.name }); i >= 0 {
-			return i
-		}
-		return len(registry)
+	type placed struct {
+		key
+		place int
 	}
-	order := make([]key, 0, len(facts))
+	all := make([]placed, 0, len(facts))
 	for k := range facts {
-		order = append(order, k)
+		place, known := places[k.name]
+		if !known {
+			place = len(registry)
+		}
+		all = append(all, placed{k, place})
 	}
-	slices.SortFunc(order, func(a, b key) int {
-		return cmp.Or(place(a)-place(b), cmp.Compare(a.name, b.name), cmp.Compare(a.subject, b.subject))
+	slices.SortFunc(all, func(a, b placed) int {
+		return cmp.Or(a.place-b.place, cmp.Compare(a.name, b.name), cmp.Compare(a.subject, b.subject))
 	})
+	order := make([]key, len(all))
+	for i, k := range all {
+		order[i] = k.key
+	}
 	return order
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"keyward/broker/api"
@@ -15,8 +16,51 @@ type test func(values []string, now time.Time) (bool, error)
 
 const maxValueLength = 4096
 
+// tests keeps what compile made, which is safe to share and gives the same each time: every appraisal by a policy asks
+// for its conditions twice, and an expression that matches text is costly to make.
+var tests = struct {
+	sync.RWMutex
+	made map[condition]test
+}{made: map[condition]test{}}
+
+type condition struct {
+	fact api.FactName
+	api.Condition
+}
+
+// What is kept is small: a regular expression can be written short and be large when it repeats something.
+const (
+	maxTests    = 1024
+	maxTestText = 128
+)
+
+func mayKeep(info FactInfo, c api.Condition) bool {
+	return info.Type != TypeExpression && len(c.Value) <= maxTestText && (c.Operator != api.OpMatches || !strings.Contains(c.Value, "{"))
+}
+
 // compile turns a condition into a test, or says what is wrong with it. An expression has no test: it judges all facts.
 func compile(info FactInfo, c api.Condition) (test, error) {
+	k := condition{info.Name, c}
+	tests.RLock()
+	made, ok := tests.made[k]
+	tests.RUnlock()
+	if ok {
+		return made, nil
+	}
+	made, err := compileAnew(info, c)
+	if err != nil || !mayKeep(info, c) {
+		return made, err
+	}
+	tests.Lock()
+	defer tests.Unlock()
+	if len(tests.made) >= maxTests {
+		clear(tests.made)
+	}
+	tests.made[k] = made
+	return made, nil
+}
+
+func compileAnew(info FactInfo, c api.Condition) (test, error) {
 	if !slices.Contains(info.Operators, c.Operator) {
 		return nil, fmt.Errorf("%s does not take %q; it takes %s", info.Title, c.Operator, quoted(info.Operators))
 	}

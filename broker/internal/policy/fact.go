@@ -75,10 +75,19 @@ func Facts() []FactInfo {
 	return facts
 }
 
+// places is where each fact stands in the registry: every appraisal looks up each fact several times.
+var places = func() map[api.FactName]int {
+	out := make(map[api.FactName]int, len(registry))
+	for i, info := range registry {
+		out[info.Name] = i
+	}
+	return out
+}()
+
 // lookup finds a fact's description.
 func lookup(name api.FactName) (FactInfo, bool) {
-	i := slices.IndexFunc(registry, func(f FactInfo) bool { return f.Name == name })
-	if i < 0 {
+	i, ok := places[name]
+	if !ok {
 		return FactInfo{}, false
 	}
 	return registry[i], true
