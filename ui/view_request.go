@@ -45,6 +45,8 @@ type Notice struct {
 	Flash Flash
 	At    When
 	About Link
+	// Stays says that it ends by itself and cannot be put aside.
+	Stays bool
 }
 
 // RequestRow is one key request of the list.

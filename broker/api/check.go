@@ -54,6 +54,8 @@ type Notice struct {
 	DeviceID   string    `json:"device_id,omitempty"`
 	Device     string    `json:"device,omitempty"`
 	Text       string    `json:"text"`
+	// ExportID is the export that waits for people, of kind "export-waits"; this notice ends with the wait, and is not put aside.
+	ExportID string `json:"export_id,omitempty"`
 }
 
 // NoticeList are the notices that nobody has put aside, newest first, at most 100.

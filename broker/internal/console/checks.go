@@ -189,6 +189,7 @@ var noticeTitles = map[string]struct {
 	"revoke-failed":      {"Revocation failed", ui.ToneBad},
 	"instance-missing":   {"Machine missing", ui.ToneWarn},
 	"key-request-failed": {"Volume could not be opened", ui.ToneWarn},
+	"export-waits":       {"Export waits for people", ui.ToneWarn},
 }
 
 func (v *visit) notices() (ui.Notices, error) {
@@ -202,8 +203,12 @@ func (v *visit) notices() (ui.Notices, error) {
 		if !ok {
 			title.text, title.tone = n.Kind, ui.ToneInfo
 		}
-		out.Rows = append(out.Rows, ui.Notice{ID: n.ID, Flash: ui.Flash{Tone: title.tone, Title: title.text, Text: n.Text}, At: v.when(n.At),
-			About: ui.Link{Text: n.Device + " on " + n.Instance, URL: "/key-requests/" + n.RequestID}})
+		row := ui.Notice{ID: n.ID, Flash: ui.Flash{Tone: title.tone, Title: title.text, Text: n.Text}, At: v.when(n.At),
+			About: ui.Link{Text: n.Device + " on " + n.Instance, URL: "/key-requests/" + n.RequestID}}
+		if n.ExportID != "" {
+			row.Stays, row.About = true, ui.Link{Text: "Key export", URL: "/inventory/exports/" + n.ExportID}
+		}
+		out.Rows = append(out.Rows, row)
 	}
 	return out, nil
 }

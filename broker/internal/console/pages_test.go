@@ -231,9 +231,19 @@ func TestExports_askApproveFetch(t *testing.T) {
 	s := newSite(t)
 	p := s.as("security-administrator")
 	p.get("/inventory/exports").wants(t, "the list", http.StatusOK, "2 of 3", "1 of 2", "pgdata", "Recovery key", `href="/inventory/exports/export-1"`, `data-live="exports"`)
+	notice := `href="/inventory/exports/export-1">Key export</a>`
+	p.get("/instances").wants(t, "the notice", http.StatusOK, "Export waits for people", notice, "An audit of the backup site, ticket 4711. 2 of 3 people agree.")
+	for _, unaware := range []string{"account-administrator", "key-approver"} {
+		if strings.Contains(s.as(unaware).get("/instances").body, notice) {
+			t.Errorf("%s is told of exports", unaware)
+		}
+	}
 	p.get("/inventory/exports/export-1").wants(t, "one that another asked for", http.StatusOK, "2 of 3 people agree, sara who asked among them.", "An audit of the backup site", "noor", "Counts until", ">Approve<")
 	p.post("/inventory/exports/export-1/approve", url.Values{"version": {"1"}, "reason": {"known"}}).leadsTo(t, "approve", "/inventory/exports/export-1")
 	p.get("/inventory/exports/export-1").wants(t, "approved", http.StatusOK, "Your approval was recorded.", "Approved", "3 of 3 people agree", "known")
+	if strings.Contains(p.get("/instances").body, notice) {
+		t.Error("an approved export still waits")
+	}
 	p.post("/inventory/exports/export-4/deny", url.Values{"version": {"1"}, "reason": {"no"}}).leadsTo(t, "deny", "/inventory/exports/export-4")
 	p.get("/inventory/exports/export-4").wants(t, "denied", http.StatusOK, "Denied", "nothing is left to decide")
 

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -67,16 +68,34 @@ func TestExports_takeAsManyPeopleAsTheAccountWants(t *testing.T) {
 			t.Fatalf("asked for: %+v", e)
 		}
 		wantProblem(t, sven.FetchExport(ctx, e.ID, exportPassphrase, io.Discard), 409, "conflict")
+		told := func(who *client.People, want ...string) {
+			t.Helper()
+			var list api.NoticeList
+			if err := who.Do(ctx, http.MethodGet, "/api/v1/notices", nil, &list); err != nil || len(list.Notices) != len(want) || list.Total != int64(len(want)) {
+				t.Errorf("the notices are %+v, %v", list, err)
+			}
+			for i, n := range list.Notices {
+				if n.Kind != "export-waits" || n.ExportID != e.ID || !strings.Contains(n.Text, want[i]) {
+					t.Errorf("the notice is %+v", n)
+				}
+			}
+		}
+		told(sara, `asks for the key of device "data"`)
+		told(sven, "1 of 3 people agree")
+		told(o.approver) // who may not see exports
+		wantProblem(t, o.approver.Do(ctx, http.MethodPost, "/api/v1/notices/"+e.ID+"/dismiss", nil, nil), 404, "not-found")
 		_, err := sven.ApproveExport(ctx, e.ID, api.Decision{})
 		wantProblem(t, err, 403, "own-request")
 		half := must[api.KeyExport](t)(sara.ApproveExport(ctx, e.ID, api.Decision{Reason: "I know of it"}))
 		if half.Status != api.ExportWaiting || half.Agreed != 2 || half.Own || half.Approvals[0].Reason != "I know of it" {
 			t.Fatalf("after one: %+v", half)
 		}
+		told(saul, "2 of 3 people agree")
 		_, err = sara.ApproveExport(ctx, e.ID, api.Decision{})
 		wantProblem(t, err, 409, "already-approved")
 		wantProblem(t, sven.FetchExport(ctx, e.ID, exportPassphrase, io.Discard), 409, "conflict")
 		eq(t, "status after two others", must[api.KeyExport](t)(saul.ApproveExport(ctx, e.ID, api.Decision{})).Status, api.ExportApproved)
+		told(sara)
 		wantProblem(t, saul.FetchExport(ctx, e.ID, exportPassphrase, io.Discard), 403, "forbidden")
 		wantProblem(t, sven.FetchExport(ctx, e.ID, api.KeyExportFetch{Passphrase: "short"}, io.Discard), 422, "invalid")
 

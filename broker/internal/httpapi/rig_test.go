@@ -125,7 +125,9 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	r.desk = job.Desk{Service: inv, Jobs: jobs}
 	r.policies = policyset.New(st, r.feed)
 	r.dsm = dsm.New(dsm.Deps{Store: st, Root: root, Clock: r.now, Logger: quiet, AllowLoopback: true})
-	r.requests = keyrequest.New(keyrequest.Deps{Managers: r.dsm, Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet, Challenges: challenges,
+	recoveries := recovery.New(recovery.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet})
+	r.exports = keyexport.New(keyexport.Deps{Store: st, Feed: r.feed, Root: root, Recovery: recoveries})
+	r.requests = keyrequest.New(keyrequest.Deps{Managers: r.dsm, Store: st, Feed: r.feed, Root: root, Jobs: jobs, Logger: quiet, Challenges: challenges, Waiting: r.exports,
 		Clouds: attest.Clouds{AWS: map[string][]*x509.Certificate{r.cloud.Region: {r.cloud.Certificate}}}})
 	roles, err := rbac.New()
 	if err != nil {
@@ -144,9 +146,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 	agentApp := httpapi.NewApp(httpapi.AppOptions{Name: "agents", Base: base, Logger: quiet})
 	r.agents = httpapi.NewRouter(agentApp, "/agent/v1", "Keyward agents", "test", &httpapi.MachineGate{Store: st, Clock: r.now}, quiet)
 	httpapi.RegisterAgents(r.agents, httpapi.AgentDeps{Inventory: inv, Requests: r.requests, Jobs: jobs})
-	recoveries := recovery.New(recovery.Deps{Store: st, Feed: r.feed, Root: root, AgentURL: r.agentsAt, Logger: quiet})
 	httpapi.RegisterRecovery(r.people, r.agents, recoveries)
-	r.exports = keyexport.New(keyexport.Deps{Store: st, Feed: r.feed, Root: root, Recovery: recoveries})
 	httpapi.RegisterExports(r.people, r.exports)
 	serve(t, peopleApp, peopleListener)
 	serve(t, agentApp, agentListener)

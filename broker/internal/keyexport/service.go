@@ -114,7 +114,7 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, e *store.KeyExport, 
 		}
 	}
 	account := t.AccountID()
-	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicExports) })
+	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicExports, feed.TopicKeyRequests) }) // notices of exports stand above key requests
 	if fresh {
 		return nil
 	}

@@ -28,7 +28,8 @@ func (s *Service) tell(t *store.Tenant, r *store.KeyRequest, kind string) error 
 	return store.In[store.Notice](t).Insert(&store.Notice{Kind: kind, RequestID: r.ID, InstanceID: r.InstanceID, DeviceID: r.DeviceID, Text: r.Reason})
 }
 
-// Notices lists what happened by itself and nobody has put aside, newest first.
+// Notices lists what waits for people beside key requests, and then what happened by itself and nobody has put aside, newest
+// first.
 func (s *Service) Notices(ctx context.Context, p tenant.Principal) (api.NoticeList, error) {
 	out := api.NoticeList{Notices: []api.Notice{}}
 	err := s.Store.View(ctx, func(tx *store.Tx) error {
@@ -39,6 +40,13 @@ func (s *Service) Notices(ctx context.Context, p tenant.Principal) (api.NoticeLi
 		}
 		if out.Total, err = store.In[store.Notice](t).Count(store.IsNull("seen_at")); err != nil {
 			return err
+		}
+		if s.Waiting != nil {
+			waiting, err := s.Waiting.Notices(t, p)
+			if err != nil {
+				return err
+			}
+			out.Notices, out.Total = append(out.Notices, waiting...), out.Total+int64(len(waiting))
 		}
 		for _, n := range rows {
 			view := api.Notice{ID: n.ID, Kind: n.Kind, At: n.CreatedAt, RequestID: n.RequestID, InstanceID: n.InstanceID, DeviceID: n.DeviceID, Text: n.Text}

@@ -54,8 +54,16 @@ type Deps struct {
 	Clouds attest.Clouds
 	// Managers say what they know of a machine; nil knows nothing.
 	Managers Managers
+	// Waiting tells of what else waits for people; nil tells of nothing.
+	Waiting Waiting
 	// Observer counts what happened for metrics; nil counts nothing.
 	Observer Observer
+}
+
+// Waiting is what waits for people beside key requests.
+type Waiting interface {
+	// Notices are those that the caller may see; they end by themselves.
+	Notices(t *store.Tenant, p tenant.Principal) ([]api.Notice, error)
 }
 
 // Managers are systems other than the machine that know its state.

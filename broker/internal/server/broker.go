@@ -132,7 +132,7 @@ func (b *Broker) services() error {
 	b.Exports = keyexport.New(keyexport.Deps{Store: b.store, Feed: b.Feed, Root: id.Root, Recovery: b.Recovery})
 	b.DSM = dsm.New(dsm.Deps{Store: b.store, Root: id.Root, Clock: c.Clock, Logger: c.Logger})
 	b.Requests = keyrequest.New(keyrequest.Deps{Managers: b.DSM, Store: b.store, Feed: b.Feed, Root: id.Root, Jobs: b.Jobs, Logger: c.Logger,
-		Challenges: challenges, Clouds: signers, Observer: b.metrics})
+		Challenges: challenges, Clouds: signers, Waiting: b.Exports, Observer: b.metrics})
 	return nil
 }
 

@@ -64,10 +64,18 @@ func (r *requests) CheckDevice(ctx context.Context, p tenant.Principal, id strin
 	return r.CheckNow(ctx, p, d.InstanceID)
 }
 
-func (r *requests) Notices(context.Context, tenant.Principal) (api.NoticeList, error) {
+func (r *requests) Notices(_ context.Context, p tenant.Principal) (api.NoticeList, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return api.NoticeList{Notices: slices.Clone(r.notices), Total: int64(len(r.notices))}, nil
+	var out []api.Notice
+	for _, e := range r.exports {
+		if e.Status == api.ExportWaiting && (p.Role == api.RoleSecurityAdmin || p.Role == api.RoleAuditor) {
+			out = append(out, api.Notice{ID: e.ID, Kind: "export-waits", At: e.AskedAt, ExportID: e.ID,
+				Text: fmt.Sprintf("%s asks for %d keys: %s. %d of %d people agree.", e.AskedBy, len(e.Devices), e.Reason, e.Agreed, e.PeopleNeeded)})
+		}
+	}
+	out = append(out, r.notices...)
+	return api.NoticeList{Notices: out, Total: int64(len(out))}, nil
 }
 
 func (r *requests) Dismiss(_ context.Context, p tenant.Principal, id string) error {
