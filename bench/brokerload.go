@@ -51,8 +51,9 @@ func dialTLS(ctx context.Context, address string, roots *x509.CertPool, m *fleet
 	return conn.(*tls.Conn), nil
 }
 
-// askBroker is a machine's whole way to its key: handshake, challenge, evidence judged by the policy, delivery, and the
-// delivery opened. The HTTP is written by hand, so that the same cores that serve are not busy with a large client.
+// askBroker is a machine's whole way to its key: handshake, evidence for a nonce of the connection, judged by the policy,
+// delivery, and the delivery opened. The HTTP is written by hand, so that the same cores that serve are not busy with a
+// large client.
 func askBroker(address string, roots *x509.CertPool) caller {
 	return func(ctx context.Context, m *fleetMachine) error {
 		private, err := client.NewDeliveryKey()
@@ -65,20 +66,21 @@ func askBroker(address string, roots *x509.CertPool) caller {
 		}
 		defer conn.Close()
 		in := bufio.NewReader(conn)
-		var nonce api.NonceResponse
-		if err := post(conn, in, address, api.PathNonce, nil, &nonce); err != nil {
+		state := conn.ConnectionState()
+		nonce, err := api.ConnectionNonce(&state, [api.ConnectionNonceRandom]byte(uuid.New()))
+		if err != nil {
 			return err
 		}
 		var status api.KeyRequestStatus
-		if err := post(conn, in, address, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce,
-			Evidence: fleetEvidence(m, nonce.Nonce), PublicKey: private.PublicKey(), Time: time.Now(), Deliver: true}, &status); err != nil {
+		if err := post(conn, in, address, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce,
+			Evidence: fleetEvidence(m, nonce), PublicKey: private.PublicKey(), Time: time.Now(), Deliver: true}, &status); err != nil {
 			return err
 		}
 		if status.Delivery == nil {
 			return fmt.Errorf("the request is %s: %s", status.Status, status.Reason)
 		}
 		_, err = private.Open(*status.Delivery, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: status.ID,
-			DeviceID: m.DeviceID, InstanceID: m.InstanceID, Nonce: nonce.Nonce})
+			DeviceID: m.DeviceID, InstanceID: m.InstanceID, Nonce: nonce})
 		return err
 	}
 }

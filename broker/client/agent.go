@@ -37,6 +37,8 @@ type Agent struct {
 	call *caller
 	cert *atomic.Pointer[tls.Certificate]
 	ca   []byte
+	// fetches is set when the broker refuses a nonce of the very connection: it is of an older version.
+	fetches atomic.Bool
 }
 
 // NewAgent prepares an agent's calls; it sends nothing.
@@ -133,7 +135,7 @@ func (a *Agent) Heartbeat(ctx context.Context, in api.Heartbeat) (out api.Heartb
 	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathHeartbeat, in: in, out: &out})
 }
 
-// Request asks for the key of one device.
+// Request asks for the key of one device; Ask also sees to the nonce.
 func (a *Agent) Request(ctx context.Context, in api.KeyRequest) (out api.KeyRequestStatus, err error) {
 	return out, a.call.do(ctx, call{method: http.MethodPost, path: api.PathKeyRequests, in: in, out: &out})
 }

@@ -39,6 +39,7 @@ const (
 type caller struct {
 	base    *url.URL
 	http    *http.Client
+	lines   *lines // the transport of http
 	agent   string
 	headers func(http.Header)
 	// writeOnce keeps writes from being repeated where the broker may have carried them out: the agents' interface stores
@@ -56,6 +57,7 @@ type call struct {
 	wait         time.Duration // a long poll's, beside callTimeout
 	raw          io.Writer     // receives the body instead of out
 	accept       string
+	line         *line // the connection that it goes out on, for as long as that is there
 }
 
 func newCaller(base string, tlsConfig *tls.Config, proxy func(*http.Request) (*url.URL, error), userAgent string) (*caller, error) {
@@ -70,21 +72,23 @@ func newCaller(base string, tlsConfig *tls.Config, proxy func(*http.Request) (*u
 		proxy = http.ProxyFromEnvironment
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
+	transport := newLines(&http.Transport{
+		TLSClientConfig:       tlsConfig,
+		Proxy:                 proxy,
+		DialContext:           (&net.Dialer{Timeout: callTimeout}).DialContext,
+		TLSHandshakeTimeout:   callTimeout,
+		MaxIdleConnsPerHost:   idleLines,
+		IdleConnTimeout:       idleTime,
+		ExpectContinueTimeout: time.Second,
+	})
 	return &caller{
 		base: u,
 		http: &http.Client{
-			Transport: &http.Transport{
-				TLSClientConfig:       tlsConfig,
-				Proxy:                 proxy,
-				DialContext:           (&net.Dialer{Timeout: callTimeout}).DialContext,
-				TLSHandshakeTimeout:   callTimeout,
-				MaxIdleConnsPerHost:   4,
-				IdleConnTimeout:       60 * time.Second,
-				ExpectContinueTimeout: time.Second,
-			},
+			Transport: transport,
 			// A redirect could carry a request, and what is sealed in it, to somewhere else.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
+		lines: transport,
 		agent: userAgent,
 		pause: sleep,
 	}, nil
@@ -158,7 +162,7 @@ func (k *caller) once(ctx context.Context, c call, body []byte, key string) (ret
 		k.headers(req.Header)
 	}
 	maybeDone := k.writeOnce && c.method != http.MethodGet
-	res, err := k.http.Do(req)
+	res, err := k.over(c.line).Do(req)
 	if err != nil {
 		return retryable(err) && (!maybeDone || notSent(err)), 0, fmt.Errorf("reach the broker: %w", bare(err))
 	}
@@ -188,6 +192,18 @@ func (k *caller) once(ctx context.Context, c call, body []byte, key string) (ret
 		return false, 0, fmt.Errorf("decode the answer: %w", err)
 	}
 	return false, 0, nil
+}
+
+// over is what the next attempt of a call goes out over.
+func (k *caller) over(l *line) *http.Client {
+	if l == nil || l.left {
+		return k.http
+	}
+	if !l.open() {
+		l.left = true
+		return k.http
+	}
+	return &http.Client{Transport: l.conn, CheckRedirect: k.http.CheckRedirect}
 }
 
 // again says which statuses pass: overload, a broker that is starting or stopping, a full disk, a proxy in between.

@@ -57,7 +57,8 @@ type Broker struct {
 	devices  []*Device
 	requests []*Request
 	jobs     []*Job
-	nonces   map[string]bool
+	nonces   map[string]bool // false once they are used
+	given    int
 	number   int64
 	beats    []api.Heartbeat
 	reports  []api.InventoryReport

@@ -75,6 +75,13 @@ func (b *Broker) Reports() []api.InventoryReport {
 	return slices.Clone(b.reports)
 }
 
+// NoncesGiven is how often a nonce was fetched.
+func (b *Broker) NoncesGiven() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.given
+}
+
 // Configure sets what a device is to become.
 func (b *Broker) Configure(deviceID, fileSystem, mountPoint string, access api.Access, keyBits int) {
 	b.mu.Lock()

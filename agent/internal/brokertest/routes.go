@@ -1,10 +1,12 @@
 package brokertest
 
 import (
+	"bytes"
 	"crypto/hpke"
 	"crypto/subtle"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -91,6 +93,7 @@ func (b *Broker) nonce(w http.ResponseWriter, _ *http.Request, _ string) {
 	defer b.mu.Unlock()
 	n := uuid.NewString()
 	b.nonces[n] = true
+	b.given++
 	write(w, api.NonceResponse{Nonce: n, ExpireSeconds: 300, Time: time.Now().UTC()})
 }
 
@@ -176,6 +179,22 @@ func (b *Broker) heartbeat(w http.ResponseWriter, r *http.Request, _ string) {
 	write(w, out)
 }
 
+// nonceOf says whether a nonce was given and not used, or is one of the request's connection that was not used. The caller
+// holds b.mu.
+func (b *Broker) nonceOf(r *http.Request, nonce string) bool {
+	text, made := strings.CutPrefix(nonce, "tls1.")
+	unused, known := b.nonces[nonce]
+	if !made || known {
+		return unused
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(raw) != 48 {
+		return false
+	}
+	want, err := r.TLS.ExportKeyingMaterial("EXPERIMENTAL-keyward-nonce-v1", raw[:16], 32)
+	return err == nil && bytes.Equal(raw[16:], want)
+}
+
 func (b *Broker) ask(w http.ResponseWriter, r *http.Request, instance string) {
 	in, ok := read[api.KeyRequest](w, r)
 	if !ok {
@@ -183,11 +202,11 @@ func (b *Broker) ask(w http.ResponseWriter, r *http.Request, instance string) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.nonces[in.Nonce] || in.Evidence.Nonce != in.Nonce {
+	if !b.nonceOf(r, in.Nonce) || in.Evidence.Nonce != in.Nonce {
 		problem(w, http.StatusForbidden, "nonce refused")
 		return
 	}
-	delete(b.nonces, in.Nonce)
+	b.nonces[in.Nonce] = false
 	if d := b.device(in.DeviceID); d == nil || d.Volume == nil {
 		problem(w, http.StatusNotFound, "no such device")
 		return
@@ -354,7 +373,7 @@ func (b *Broker) jobKey(w http.ResponseWriter, r *http.Request, instance string)
 		problem(w, http.StatusNotFound, "no such job or nonce")
 		return
 	}
-	delete(b.nonces, in.Nonce)
+	b.nonces[in.Nonce] = false
 	j := b.jobs[i]
 	j.Taken++
 	j.silent = time.Now()

@@ -41,19 +41,19 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 	if err := c.outbox.drain(ctx); err != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("report what happened to the former key: %w", err)
 	}
-	nonce, err := c.broker.Nonce(ctx)
-	if c.link.saw(err) != nil {
-		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for a challenge: %w", err)
-	}
-	key, err := client.NewDeliveryKey()
-	if err != nil {
-		return nil, api.KeyRequestStatus{}, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
-	}
-	evidence := c.evidence(ctx, nonce.Nonce, deviceID)
-	evidence.TPM = c.attestor.quote(ctx, api.QuoteForRequest, nonce.Nonce, key.PublicKey())
-	sent := c.boottime()
-	status, err := c.broker.Request(ctx, api.KeyRequest{DeviceID: deviceID, Nonce: nonce.Nonce, PublicKey: key.PublicKey(),
-		Evidence: evidence, Time: c.now().UTC(), Run: c.run, Deliver: true})
+	r := &request{courier: c, deviceID: deviceID}
+	var sent time.Duration
+	status, err := c.broker.Ask(ctx, func(nonce string) (api.KeyRequest, error) {
+		key, err := client.NewDeliveryKey()
+		if err != nil {
+			return api.KeyRequest{}, fmt.Errorf("make the key that the delivery is sealed to: %w", err)
+		}
+		evidence := c.evidence(ctx, nonce, deviceID)
+		evidence.TPM = c.attestor.quote(ctx, api.QuoteForRequest, nonce, key.PublicKey())
+		r.nonce, sent = nonce, c.boottime()
+		r.key.Store(key)
+		return api.KeyRequest{DeviceID: deviceID, Nonce: nonce, PublicKey: key.PublicKey(), Evidence: evidence, Time: c.now().UTC(), Run: c.run, Deliver: true}, nil
+	})
 	if c.link.saw(err) != nil {
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("ask for the key: %w", err)
 	}
@@ -62,8 +62,7 @@ func (c *courier) File(ctx context.Context, deviceID string) (volume.Request, ap
 		c.instead(status.DeviceID)
 		return nil, api.KeyRequestStatus{}, fmt.Errorf("request %d: %w", status.Number, errPooled)
 	}
-	r := &request{courier: c, id: status.ID, deviceID: deviceID, nonce: nonce.Nonce}
-	r.key.Store(key)
+	r.id = status.ID
 	if status.Delivery != nil {
 		r.came.Store(&arrival{*status.Delivery, sent})
 	}

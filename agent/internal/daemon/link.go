@@ -19,7 +19,7 @@ type Broker interface {
 	Devices(ctx context.Context) (api.DeviceList, error)
 	Commands(ctx context.Context, wait time.Duration) (api.CommandList, error)
 	Heartbeat(ctx context.Context, in api.Heartbeat) (api.HeartbeatResponse, error)
-	Request(ctx context.Context, in api.KeyRequest) (api.KeyRequestStatus, error)
+	Ask(ctx context.Context, collect func(nonce string) (api.KeyRequest, error)) (api.KeyRequestStatus, error)
 	RequestStatus(ctx context.Context, id string, wait time.Duration, after int64) (api.KeyRequestStatus, error)
 	Delivery(ctx context.Context, id string, in api.DeliveryRequest) (api.KeyDelivery, error)
 	Report(ctx context.Context, id string, in api.RequestEvent) error

@@ -1,6 +1,7 @@
 // Package challenge gives machines nonces to answer and accepts each once. A nonce carries its own proof of origin, so
 // none is stored before it is used: thousands of machines that boot at once cost no write until they ask, and machines
-// that fetch nonces without end fill nothing.
+// that fetch nonces without end fill nothing. A machine can also make one of its TLS connection, for a call on that
+// connection: docs/adr/0006.
 package challenge
 
 import (
@@ -10,15 +11,17 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"strings"
 	"time"
 
+	"keyward/broker/api"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
 
 // Life is how long a nonce can be answered.
-const Life = 5 * time.Minute
+const Life = api.NonceLife
 
 const (
 	timeBytes   = 8
@@ -78,8 +81,11 @@ func (i *Issuer) Spend(t *store.Tenant, p tenant.Principal, value string) error 
 // Spending foresees what Spend reads.
 func Spending(value string) store.Read { return store.Number[store.Nonce](store.Eq("value", value)) }
 
-// verify says when a nonce ends, and whether it was given to the machine.
+// verify says when a nonce ends, and whether it was given to the machine or made of the connection of its call.
 func (i *Issuer) verify(p tenant.Principal, value string) (time.Time, bool) {
+	if strings.HasPrefix(value, api.ConnectionNoncePrefix) {
+		return ofConnection(p.Connection, value)
+	}
 	if len(value) != base64.RawURLEncoding.EncodedLen(valueBytes) {
 		return time.Time{}, false
 	}
@@ -94,9 +100,28 @@ func (i *Issuer) verify(p tenant.Principal, value string) (time.Time, bool) {
 	return time.UnixMicro(int64(binary.BigEndian.Uint64(said))).UTC(), true
 }
 
+// ofConnection says when a connection's nonce ends, and whether it is that connection's. What the machine chose of it is
+// only what tells its nonces of one connection apart: the rest nobody knew before the broker's part of the handshake.
+func ofConnection(c *tenant.Connection, value string) (time.Time, bool) {
+	const size = api.ConnectionNonceRandom + api.ConnectionNonceExport
+	text := value[len(api.ConnectionNoncePrefix):]
+	if c == nil || len(text) != base64.RawURLEncoding.EncodedLen(size) {
+		return time.Time{}, false
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) != size {
+		return time.Time{}, false
+	}
+	want, err := api.ConnectionNonce(c.State, [api.ConnectionNonceRandom]byte(raw))
+	if err != nil || !hmac.Equal([]byte(want), []byte(value)) {
+		return time.Time{}, false
+	}
+	return c.Began.Add(Life), true
+}
+
 func refused() error {
 	return problem.New(409, "nonce-refused", "The nonce does not count",
-		"It was used already, has ended, or was not given to this machine.", "Fetch a new nonce, collect evidence for it, and ask again.")
+		"It was used already, has ended, was not given to this machine, or is of another connection.", "Fetch a new nonce, collect evidence for it, and ask again.")
 }
 
 // Clean forgets the used nonces that have ended: those are refused by their time.

@@ -14,12 +14,16 @@ const (
 )
 
 // Secure makes a TLS listener on top of a TCP one. Its connections close in a way that lets the peer read the answer: a
-// client that sends a body that is too large would otherwise see a reset connection instead of the problem document.
-func Secure(ln net.Listener, config *tls.Config) net.Listener {
-	return tls.NewListener(lingering{ln}, config)
+// client that sends a body that is too large would otherwise see a reset connection instead of the problem document. By
+// the clock they know when they began.
+func Secure(ln net.Listener, config *tls.Config, clock func() time.Time) net.Listener {
+	return tls.NewListener(lingering{ln, clock}, config)
 }
 
-type lingering struct{ net.Listener }
+type lingering struct {
+	net.Listener
+	clock func() time.Time
+}
 
 func (l lingering) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
@@ -27,12 +31,28 @@ func (l lingering) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	if tcp, ok := c.(*net.TCPConn); ok {
-		return &lingeringConn{tcp}, nil
+		return &lingeringConn{tcp, l.clock()}, nil
 	}
 	return c, nil
 }
 
-type lingeringConn struct{ *net.TCPConn }
+type lingeringConn struct {
+	*net.TCPConn
+	began time.Time
+}
+
+// began is when a connection of Secure was accepted, before its handshake.
+func began(c net.Conn) (time.Time, bool) {
+	secure, ok := c.(*tls.Conn)
+	if !ok {
+		return time.Time{}, false
+	}
+	l, ok := secure.NetConn().(*lingeringConn)
+	if !ok {
+		return time.Time{}, false
+	}
+	return l.began, true
+}
 
 // Close ends our side at once, and the whole connection when the peer has ended its side or a second has passed. Unread
 // bytes at the time of the last close would make the kernel reset the connection and drop the answer.

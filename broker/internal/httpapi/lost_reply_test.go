@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,6 +27,19 @@ import (
 type lossy struct {
 	url  string
 	drop atomic.Int32
+
+	mu   sync.Mutex
+	open []net.Conn
+}
+
+// cut ends every connection that is open.
+func (l *lossy) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.open {
+		c.Close()
+	}
+	l.open = nil
 }
 
 func (r *rig) lossy() *lossy {
@@ -55,6 +69,9 @@ func (l *lossy) pass(c net.Conn, to string) {
 		return
 	}
 	defer s.Close()
+	l.mu.Lock()
+	l.open = append(l.open, c)
+	l.mu.Unlock()
 	go func() { _, _ = io.Copy(s, c) }()
 	buf := make([]byte, 64<<10)
 	for {

@@ -46,6 +46,9 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 		return tenant.Principal{}, err
 	}
 	p.Address = c.IP()
+	if began, ok := began(c.Context().Conn()); ok {
+		p.Connection = &tenant.Connection{State: state, Began: began}
+	}
 	return p, nil
 }
 

@@ -69,6 +69,28 @@ type rig struct {
 	agentsAt string
 	stop     func()
 	orgs     []*org
+	calls    callLog // of machines
+}
+
+// callLog counts the calls of each route.
+type callLog struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+func (l *callLog) saw(method, route string, _ int, _ time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == nil {
+		l.of = map[string]int{}
+	}
+	l.of[method+" "+route]++
+}
+
+func (l *callLog) count(route string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.of[route]
 }
 
 const password = "Correct-Horse-7"
@@ -114,7 +136,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 		t.Fatal(err)
 	}
 	r.store = st
-	peopleListener, agentListener := listen(t, ca, "127.0.0.1:0"), listen(t, ca, address)
+	peopleListener, agentListener := r.listen("127.0.0.1:0"), r.listen(address)
 	r.peopleAt, r.agentsAt = "https://"+peopleListener.Addr().String(), "https://"+agentListener.Addr().String()
 
 	r.accounts = account.New(account.Deps{Store: st, Root: root, ServiceURL: r.agentsAt, CAPin: ca.Pin(), Clock: r.now, Logger: quiet,
@@ -143,7 +165,7 @@ func start(t *testing.T, dsn string, ca *pki.CA, root keystore.Root, address str
 		t.Fatal(err)
 	}
 	httpapi.RegisterAccount(r.people, httpapi.LimitLogOn(r.accounts, r.now), audit.New(st, auditKey, r.now))
-	agentApp := httpapi.NewApp(httpapi.AppOptions{Name: "agents", Base: base, Logger: quiet})
+	agentApp := httpapi.NewApp(httpapi.AppOptions{Name: "agents", Base: base, Logger: quiet, Observe: r.calls.saw})
 	r.agents = httpapi.NewRouter(agentApp, "/agent/v1", "Keyward agents", "test", &httpapi.MachineGate{Store: st, Clock: r.now}, quiet)
 	httpapi.RegisterAgents(r.agents, httpapi.AgentDeps{Inventory: inv, Requests: r.requests, Jobs: jobs})
 	httpapi.RegisterRecovery(r.people, r.agents, recoveries)
@@ -178,9 +200,10 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func listen(t *testing.T, ca *pki.CA, address string) net.Listener {
+func (r *rig) listen(address string) net.Listener {
+	t := r.t
 	t.Helper()
-	chain, key, err := ca.IssueServer([]string{"127.0.0.1"})
+	chain, key, err := r.ca.IssueServer([]string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +211,8 @@ func listen(t *testing.T, ca *pki.CA, address string) net.Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.NewListener(ln, &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.Pool(),
-		Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}}})
+	return httpapi.Secure(ln, &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: r.ca.Pool(),
+		Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}}}, r.now)
 }
 
 func serve(t *testing.T, app *fiber.App, ln net.Listener) {

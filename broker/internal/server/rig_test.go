@@ -88,7 +88,7 @@ func start(t testing.TB, c Config) *rig {
 		if err != nil {
 			t.Fatal(err)
 		}
-		go func() { done <- app.Listener(httpapi.Secure(ln, tlsConfig)) }()
+		go func() { done <- app.Listener(httpapi.Secure(ln, tlsConfig, b.config.Clock)) }()
 		return "https://" + ln.Addr().String()
 	}
 	r.people = serve(b.PeopleApp(), b.PeopleTLS())

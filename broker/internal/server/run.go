@@ -52,8 +52,8 @@ func (b *Broker) Serve(ctx context.Context) error {
 	}
 	ended := make(chan error, 3)
 	serve := func(app *fiber.App, ln net.Listener) { ended <- app.Listener(ln) }
-	go serve(b.people, httpapi.Secure(people, b.peopleTLS))
-	go serve(b.agents, httpapi.Secure(agents, b.agentsTLS))
+	go serve(b.people, httpapi.Secure(people, b.peopleTLS, b.config.Clock))
+	go serve(b.agents, httpapi.Secure(agents, b.agentsTLS, b.config.Clock))
 	stopMetrics, err := b.serveMetrics(ended)
 	if err != nil {
 		return errors.Join(err, b.stop(func() {}))

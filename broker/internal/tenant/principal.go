@@ -3,6 +3,7 @@
 package tenant
 
 import (
+	"crypto/tls"
 	"time"
 
 	"keyward/broker/api"
@@ -27,8 +28,17 @@ type Principal struct {
 	Certificate string
 	// Image is the image whose certificate the call carries, of a machine that has none yet.
 	Image string
+	// Connection is what the call of a machine came on; nil for everybody else.
+	Connection *Connection
 	// Operator is set for commands on the broker's own machine.
 	Operator bool
+}
+
+// Connection is a machine's TLS connection, of which it can make nonces.
+type Connection struct {
+	State *tls.ConnectionState
+	// Began is when the broker accepted it, by the broker's clock.
+	Began time.Time
 }
 
 // Actor is how the audit log names the caller: "user:NAME", "instance:ID", "image:ID" for a machine that enrols by
