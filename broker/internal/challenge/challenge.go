@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
@@ -62,10 +63,17 @@ func (i *Issuer) mac(p tenant.Principal, raw []byte) []byte {
 	return m.Sum(nil)
 }
 
-// Spend accepts a nonce of the calling machine, once, with the transaction.
+// Spend accepts a nonce of the calling machine, once, with the transaction. A nonce of another connection it refuses, and
+// has that count no more: the machine gave that connection up and asks elsewhere, and what may still be on its way there
+// must not end what the machine is given now. The transaction commits that with the refusal (idempotency.Keep).
 func (i *Issuer) Spend(t *store.Tenant, p tenant.Principal, value string) error {
 	ends, ok := i.verify(p, value)
-	if !ok || !ends.After(t.Now()) {
+	_, made := ofSomeConnection(value)
+	stray := made && !ok
+	if stray {
+		ends = t.Now().Add(Life)
+	}
+	if !ok && !stray || !ends.After(t.Now()) {
 		return refused()
 	}
 	used, err := store.In[store.Nonce](t).Count(store.Eq("value", value))
@@ -75,7 +83,11 @@ func (i *Issuer) Spend(t *store.Tenant, p tenant.Principal, value string) error 
 	if used > 0 {
 		return refused()
 	}
-	return store.In[store.Nonce](t).InsertLater(&store.Nonce{InstanceID: p.Instance, Value: value, ExpiresAt: ends})
+	err = store.In[store.Nonce](t).InsertLater(&store.Nonce{InstanceID: p.Instance, Value: value, ExpiresAt: ends})
+	if err == nil && stray {
+		err = idempotency.Keep(refused())
+	}
+	return err
 }
 
 // Spending foresees what Spend reads.
@@ -103,20 +115,29 @@ func (i *Issuer) verify(p tenant.Principal, value string) (time.Time, bool) {
 // ofConnection says when a connection's nonce ends, and whether it is that connection's. What the machine chose of it is
 // only what tells its nonces of one connection apart: the rest nobody knew before the broker's part of the handshake.
 func ofConnection(c *tenant.Connection, value string) (time.Time, bool) {
-	const size = api.ConnectionNonceRandom + api.ConnectionNonceExport
-	text := value[len(api.ConnectionNoncePrefix):]
-	if c == nil || len(text) != base64.RawURLEncoding.EncodedLen(size) {
+	random, ok := ofSomeConnection(value)
+	if !ok || c == nil {
 		return time.Time{}, false
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != size {
-		return time.Time{}, false
-	}
-	want, err := api.ConnectionNonce(c.State, [api.ConnectionNonceRandom]byte(raw))
+	want, err := api.ConnectionNonce(c.State, random)
 	if err != nil || !hmac.Equal([]byte(want), []byte(value)) {
 		return time.Time{}, false
 	}
 	return c.Began.Add(Life), true
+}
+
+// ofSomeConnection reads what a machine chose of a connection's nonce, and says whether it has the form of one.
+func ofSomeConnection(value string) (random [api.ConnectionNonceRandom]byte, ok bool) {
+	const size = api.ConnectionNonceRandom + api.ConnectionNonceExport
+	text, ok := strings.CutPrefix(value, api.ConnectionNoncePrefix)
+	if !ok || len(text) != base64.RawURLEncoding.EncodedLen(size) {
+		return random, false
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) != size {
+		return random, false
+	}
+	return [api.ConnectionNonceRandom]byte(raw), true
 }
 
 func refused() error {

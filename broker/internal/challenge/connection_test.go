@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/idempotency"
 	"keyward/broker/internal/pki"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/store/storetest"
@@ -69,14 +70,18 @@ func TestIssuer_aNonceOfTheConnectionCountsOnceOnItInItsTime(t *testing.T) {
 			return p
 		}
 		spend := func(p tenant.Principal, value string) error {
-			return st.Tx(t.Context(), func(tx *store.Tx) error { return i.Spend(tx.Tenant(p.AccountID), p, value) })
+			_, err := idempotency.Tx(t.Context(), st, p.AccountID, idempotency.Call{}, func(t *store.Tenant) (struct{}, error) {
+				return struct{}{}, i.Spend(t, p, value)
+			})
+			return err
 		}
 		one, two := connect(t, tls.VersionTLS13), connect(t, tls.VersionTLS13)
 		here, there := on(one, st.Now()), on(two, st.Now())
 
-		wantCount(t, "on another connection", spend(there, one.nonce(t, 1)), false)
-		wantCount(t, "without a connection", spend(p, one.nonce(t, 1)), false)
-		wantCount(t, "refused elsewhere, and now on its connection", spend(here, one.nonce(t, 1)), true)
+		wantCount(t, "on another connection", spend(there, one.nonce(t, 8)), false)
+		wantCount(t, "refused elsewhere, and late on its connection", spend(here, one.nonce(t, 8)), false)
+		wantCount(t, "without a connection", spend(p, one.nonce(t, 9)), false)
+		wantCount(t, "on its connection", spend(here, one.nonce(t, 1)), true)
 		wantCount(t, "the same again", spend(here, one.nonce(t, 1)), false)
 		wantCount(t, "the same choice on another connection", spend(there, two.nonce(t, 1)), true)
 		wantCount(t, "another choice on the same connection", spend(here, one.nonce(t, 2)), true)
@@ -124,7 +129,7 @@ func TestIssuer_aNonceOfTheConnectionCountsOnlyWhole(t *testing.T) {
 	}
 }
 
-// Below TLS 1.3 an exporter may not stand for its connection (RFC 9266, section 4.1), whatever listeners allow.
+// Below TLS 1.3 what is exported need not be one connection's alone (RFC 9266), whatever a listener allows.
 func TestConnectionNonce_needsTLS13(t *testing.T) {
 	t.Parallel()
 	c := connect(t, tls.VersionTLS12)

@@ -101,7 +101,7 @@ func TestAsk_aNonceOfTheConnectionCountsOnceAndOnlyThere(t *testing.T) {
 		in, _ = b.request(d.ID, w.nonce())
 		b.wire().refused("on another connection of the machine", in)
 		c.wire().refused("on a connection of another machine", in)
-		w.taken("refused elsewhere, and now on its own", in)
+		w.refused("late, after it was refused elsewhere", in)
 
 		in, _ = b.request(d.ID, w.nonce())
 		in.Nonce = in.Nonce[:len(in.Nonce)-4] + "AAAA"
@@ -121,8 +121,8 @@ func TestAsk_aNonceOfTheConnectionCountsOnceAndOnlyThere(t *testing.T) {
 	})
 }
 
-// A reply that was lost is fetched on another connection, by the same idempotency key and body; what was never taken is
-// refused there, so that evidence does not leave its connection.
+// A reply that was lost is fetched on another connection, by the same idempotency key and body. What was not taken is
+// refused there, and from then on everywhere: the agent goes on with another request, which the first must not overtake.
 func TestAsk_aRepetitionOnAnotherConnectionGetsTheAnswerOrNothing(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		o := r.org("acme")
@@ -130,9 +130,6 @@ func TestAsk_aRepetitionOnAnotherConnectionGetsTheAnswerOrNothing(t *testing.T) 
 		d, _ := b.encrypted("data")
 		w := b.wire()
 		in, _ := b.request(d.ID, w.nonce())
-		if status, text := b.wire().ask("one", in); status != http.StatusConflict || !bytes.Contains(text, []byte("nonce-refused")) {
-			t.Fatalf("elsewhere first: %d %s", status, text)
-		}
 		status, first := w.ask("one", in)
 		eq(t, "status", status, http.StatusOK)
 		status, second := b.wire().ask("one", in)
@@ -141,6 +138,17 @@ func TestAsk_aRepetitionOnAnotherConnectionGetsTheAnswerOrNothing(t *testing.T) 
 		}
 		if status, text := b.wire().ask("two", in); status != http.StatusConflict || !bytes.Contains(text, []byte("nonce-refused")) {
 			t.Errorf("with another key: %d %s", status, text)
+		}
+		eq(t, "requests", len(o.events("key-request.pending")), 1)
+
+		in, _ = b.request(d.ID, w.nonce())
+		for what, on := range map[string]*wire{"elsewhere": b.wire(), "elsewhere again": b.wire()} {
+			if status, text := on.ask("three", in); status != http.StatusConflict || !bytes.Contains(text, []byte("nonce-refused")) {
+				t.Fatalf("%s: %d %s", what, status, text)
+			}
+		}
+		if status, text := w.ask("three", in); status != http.StatusConflict || !bytes.Contains(text, []byte("nonce-refused")) {
+			t.Errorf("late: %d %s", status, text)
 		}
 		eq(t, "requests", len(o.events("key-request.pending")), 1)
 	})
