@@ -187,7 +187,7 @@ type RAIDMember struct {
 	Chunk int64 `json:"chunk"`
 }
 
-// NonceResponse is a challenge for one key request, valid for a short time and once.
+// NonceResponse is a challenge for one key request, valid for a short time and once. ConnectionNonce saves fetching one.
 type NonceResponse struct {
 	Nonce         string    `json:"nonce"`
 	ExpireSeconds int64     `json:"expire_seconds"`
@@ -197,7 +197,7 @@ type NonceResponse struct {
 // KeyRequest asks for the key of one device.
 type KeyRequest struct {
 	DeviceID string   `json:"device_id"`
-	Nonce    string   `json:"nonce"`
+	Nonce    string   `json:"nonce" doc:"fetched from /agent/v1/nonce, or made of the TLS connection that the request comes on: tls1. and the base64url of 16 random bytes and of what the connection exports for them"`
 	Evidence Evidence `json:"evidence"`
 	// PublicKey is a fresh HPKE public key (MLKEM768-X25519) of this request; the delivery is sealed to it.
 	PublicKey []byte    `json:"public_key"`
