@@ -158,6 +158,9 @@ func TestDevice_encryptionFailsAndIsTriedAgain(t *testing.T) {
 		if n := m.logged("user", "device.encryption-failed") + m.logged("agent", "device.encryption-failed"); n != 1 {
 			t.Errorf("the log has %d failures, want 1", n)
 		}
+		if n := m.notices("provisioning-failed"); n != 1 {
+			t.Errorf("%d notices, want 1", n)
+		}
 		if d = m.configure(0, api.DeviceWrite{}); d.Status != api.DeviceConfigured {
 			t.Errorf("saved again the device is %s", d.Status)
 		}

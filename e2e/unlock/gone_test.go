@@ -122,6 +122,9 @@ func TestEncrypt_disksThatGoAwayMeanwhile(t *testing.T) {
 		m.all(set, api.DeviceEncrypted)
 		m.away(2)
 		m.becomes(set.ID, api.DeviceMissing)
+		if failed, missing := m.notices("provisioning-failed"), m.notices("raid-member-missing"); failed != 2 || missing != 3 {
+			t.Errorf("%d notices of failures and %d of the missing member, want 2 and 3", failed, missing)
+		}
 		if err := m.Do(t.Context(), http.MethodDelete, "/api/v1/raid-sets/"+set.ID, nil, nil); err != nil {
 			t.Fatal(err)
 		}

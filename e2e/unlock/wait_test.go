@@ -85,6 +85,9 @@ func TestEncrypt_machineThatDoesNotBeginIsNotWaitedFor(t *testing.T) {
 			t.Errorf("not waited for any more, the disk says %q", got.StatusDetail)
 		}
 		m.all(set, api.DeviceConfigured)
+		if n := m.notices("provisioning-idle"); n != 2 {
+			t.Errorf("%d notices, want one of the disk and one of the set", n)
+		}
 
 		// However slow this computer is, once the disks are gone before the wait is over.
 		for n, wait := 2, int64(6); ; n, wait = n+1, 2*wait {
@@ -179,6 +182,9 @@ func TestRAID_savedTakenBackAndTriedAgain(t *testing.T) {
 		}
 		if digest(t, m.disks[1]) != before {
 			t.Fatal("the member was changed")
+		}
+		if n := m.notices("provisioning-failed"); n != 1 {
+			t.Errorf("%d notices of the set, want 1", n)
 		}
 		save()
 		if was := m.befell(set, "user", "configured"); len(was) != 2 || was[0] != string(api.DeviceEncryptionError) || was[1] != string(api.DeviceConfigured) {

@@ -182,14 +182,17 @@ var noticeTitles = map[string]struct {
 	text string
 	tone ui.Tone
 }{
-	"integrity-failed":   {"Integrity check failed", ui.ToneBad},
-	"check-overdue":      {"Integrity check not answered", ui.ToneWarn},
-	"lease-ended":        {"Lease ended without contact", ui.ToneWarn},
-	"revoke-overdue":     {"Revocation not confirmed", ui.ToneBad},
-	"revoke-failed":      {"Revocation failed", ui.ToneBad},
-	"instance-missing":   {"Machine missing", ui.ToneWarn},
-	"key-request-failed": {"Volume could not be opened", ui.ToneWarn},
-	"export-waits":       {"Export waits for people", ui.ToneWarn},
+	"integrity-failed":    {"Integrity check failed", ui.ToneBad},
+	"check-overdue":       {"Integrity check not answered", ui.ToneWarn},
+	"lease-ended":         {"Lease ended without contact", ui.ToneWarn},
+	"revoke-overdue":      {"Revocation not confirmed", ui.ToneBad},
+	"revoke-failed":       {"Revocation failed", ui.ToneBad},
+	"instance-missing":    {"Machine missing", ui.ToneWarn},
+	"key-request-failed":  {"Volume could not be opened", ui.ToneWarn},
+	"export-waits":        {"Export waits for people", ui.ToneWarn},
+	"provisioning-failed": {"Encryption failed", ui.ToneBad},
+	"provisioning-idle":   {"Encryption not begun", ui.ToneWarn},
+	"raid-member-missing": {"Device of a RAID set missing", ui.ToneBad},
 }
 
 func (v *visit) notices() (ui.Notices, error) {
@@ -205,8 +208,13 @@ func (v *visit) notices() (ui.Notices, error) {
 		}
 		row := ui.Notice{ID: n.ID, Flash: ui.Flash{Tone: title.tone, Title: title.text, Text: n.Text}, At: v.when(n.At),
 			About: ui.Link{Text: n.Device + " on " + n.Instance, URL: "/key-requests/" + n.RequestID}}
-		if n.ExportID != "" {
+		switch {
+		case n.ExportID != "":
 			row.Stays, row.About = true, ui.Link{Text: "Key export", URL: "/inventory/exports/" + n.ExportID}
+		case n.RequestID == "" && n.Device != "":
+			row.About.URL = "/inventory/devices/" + n.DeviceID
+		case n.RequestID == "": // the device was deleted since
+			row.About = ui.Link{Text: "Devices", URL: "/inventory/devices"}
 		}
 		out.Rows = append(out.Rows, row)
 	}

@@ -25,7 +25,8 @@ func TestChecks_settings(t *testing.T) {
 func TestChecks_noticesAndCheckNow(t *testing.T) {
 	t.Parallel()
 	p := newSite(t).as("key-approver")
-	p.get("/instances").wants(t, "notices", http.StatusOK, "Integrity check failed", "must satisfy only these 22, 5432", "Integrity check not answered", `action="/notices/notice-1/dismiss"`)
+	p.get("/instances").wants(t, "notices", http.StatusOK, "Integrity check failed", "must satisfy only these 22, 5432", "Integrity check not answered", `action="/notices/notice-1/dismiss"`,
+		"Encryption not begun", `<a href="/inventory/devices/`+"device-")
 	p.post("/notices/notice-1/dismiss", nil).leadsTo(t, "dismiss", "/instances")
 	p.get("/instances").wants(t, "the rest", http.StatusOK, `action="/notices/notice-2/dismiss"`)
 	p.get("/key-requests/request-4").wants(t, "a delivered key", http.StatusOK, "Check Now", `action="/key-requests/request-4/check"`)

@@ -193,6 +193,7 @@ func TestJob_waitsForItsMachineAndNotForEver(t *testing.T) {
 		r.later(89 * time.Minute)
 		o.deviceIs(id, api.DeviceEncryptionPending)
 		r.later(2 * time.Minute)
+		eq(t, "notices of the two that were not begun", o.noticed("provisioning-idle"), 2)
 		eq(t, "detail after the wait", o.deviceIs(id, api.DeviceConfigured).StatusDetail, "No machine began the encryption within 90 minutes.")
 
 		c := encrypt()
@@ -215,6 +216,10 @@ func TestJob_waitsForItsMachineAndNotForEver(t *testing.T) {
 			t.Fatal(err)
 		}
 		eq(t, "detail", o.deviceIs(id, api.DeviceEncryptionError).StatusDetail, "root disk: refused")
+		eq(t, "notices of the two that failed", o.noticed("provisioning-failed"), 2)
+		if n := o.notices()[0]; n.Text != "root disk: refused" || n.DeviceID != id || n.RequestID != "" || n.Instance == "" {
+			t.Errorf("the notice is %+v", n)
+		}
 	})
 }
 

@@ -48,7 +48,7 @@ func (s *Service) Publish(ctx context.Context, p tenant.Principal, call idempote
 		if err := s.reconcile(t, p, inst, in.Devices); err != nil {
 			return api.DeviceList{}, err
 		}
-		s.publish(t, feed.TopicInstances, feed.TopicDevices)
+		s.publish(t, feed.TopicInstances, feed.TopicDevices, feed.TopicKeyRequests) // where notices are shown
 		return assigned(t, inst.ID)
 	})
 }

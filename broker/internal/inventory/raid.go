@@ -121,7 +121,7 @@ func (s *Service) writeSet(ctx context.Context, p tenant.Principal, id string, i
 		}
 		r.Name, r.Description, r.Platform, r.FileSystem = in.Name, in.Description, in.Platform, in.FileSystem
 		r.MountPoint, r.KeyBits, r.ImageID = in.MountPoint, in.KeyBits, chosen[0].ImageID
-		if _, err := MoveSet(t, p, &r, event, Ctx{Members: true, Complete: true}); err != nil {
+		if _, err := MoveSet(t, p, &r, event, Ctx{Members: true, Complete: true}, ""); err != nil {
 			return err
 		}
 		if err := releaseMembers(t, r.ID); err != nil {
@@ -224,7 +224,7 @@ func (s *Service) UnconfigureRAIDSet(ctx context.Context, p tenant.Principal, id
 		if err != nil {
 			return err
 		}
-		if _, err := MoveSet(t, p, &r, Unconfigured, c); err != nil {
+		if _, err := MoveSet(t, p, &r, Unconfigured, c, ""); err != nil {
 			return err
 		}
 		s.publish(t, feed.TopicDevices)
@@ -244,7 +244,7 @@ func (s *Service) DeleteRAIDSet(ctx context.Context, p tenant.Principal, id stri
 		if err != nil {
 			return err
 		}
-		if _, err := MoveSet(t, p, &r, Deleted, c); err != nil {
+		if _, err := MoveSet(t, p, &r, Deleted, c, ""); err != nil {
 			return err
 		}
 		s.publish(t, feed.TopicDevices)
@@ -318,12 +318,16 @@ func settleSets(t *store.Tenant, p tenant.Principal) error {
 		if err != nil {
 			return err
 		}
-		lost := slices.ContainsFunc(all, func(d store.Device) bool { return d.Status == api.DeviceUndetected })
+		lost := slices.IndexFunc(all, func(d store.Device) bool { return d.Status == api.DeviceUndetected })
 		switch {
-		case lost && r.Status != api.DeviceMissing && r.Status != api.DeviceInUse:
-			_, err = MoveSet(t, p, &r, MemberVanished, Ctx{})
-		case !lost && r.Status == api.DeviceMissing:
-			_, err = MoveSet(t, p, &r, MembersBack, Ctx{AllMembers: true})
+		case lost >= 0 && r.Status != api.DeviceMissing && r.Status != api.DeviceInUse:
+			why := fmt.Sprintf("Device %q of RAID set %q is gone from its machine.", all[lost].Name, r.Name)
+			var res Result
+			if res, err = MoveSet(t, p, &r, MemberVanished, Ctx{}, why); err == nil {
+				err = tell(t, res, all[lost], why)
+			}
+		case lost < 0 && r.Status == api.DeviceMissing:
+			_, err = MoveSet(t, p, &r, MembersBack, Ctx{AllMembers: true}, "")
 		}
 		if err != nil {
 			return err

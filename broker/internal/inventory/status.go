@@ -64,14 +64,19 @@ func Move(t *store.Tenant, p tenant.Principal, d *store.Device, e Event, c Ctx, 
 			}
 		}
 	}
+	if d.RAIDSetID == "" { // of a member its set tells
+		if err := tell(t, res, *d, detail); err != nil {
+			return res, err
+		}
+	}
 	if removed {
 		return res, store.In[store.Device](t).Delete(d.ID)
 	}
 	return res, stale(store.In[store.Device](t).Update(d), "device")
 }
 
-// MoveSet is Move for a RAID set.
-func MoveSet(t *store.Tenant, p tenant.Principal, r *store.RAIDSet, e Event, c Ctx) (Result, error) {
+// MoveSet is Move for a RAID set. What people are to be told is left to the caller, who knows of which member.
+func MoveSet(t *store.Tenant, p tenant.Principal, r *store.RAIDSet, e Event, c Ctx, detail string) (Result, error) {
 	from := r.Status
 	fresh := from == ""
 	if fresh { // the audit record names it before it is stored
@@ -103,7 +108,7 @@ func MoveSet(t *store.Tenant, p tenant.Principal, r *store.RAIDSet, e Event, c C
 			removed = true
 		case "audit":
 			if err := audit.Append(t, audit.Entry{Category: category(p), Event: f.Name, Actor: p.Actor(), Subject: r.ID,
-				Detail: filled(map[string]string{"name": r.Name, "from": string(from), "to": string(r.Status)})}); err != nil {
+				Detail: filled(map[string]string{"name": r.Name, "from": string(from), "to": string(r.Status), "detail": detail})}); err != nil {
 				return res, err
 			}
 		}

@@ -119,7 +119,11 @@ func (u *Unit) Move(t *store.Tenant, p tenant.Principal, e Event, c Ctx, detail 
 		return Move(t, p, u.First(), e, c, detail)
 	}
 	c.AllMembers, c.Single = true, true
-	if _, err := MoveSet(t, p, u.Set, e, c); err != nil {
+	whole, err := MoveSet(t, p, u.Set, e, c, detail)
+	if err == nil {
+		err = tell(t, whole, *u.First(), fmt.Sprintf("RAID set %q: %s", u.Set.Name, detail))
+	}
+	if err != nil {
 		return Result{}, err
 	}
 	var first Result

@@ -125,6 +125,7 @@ func (s *Service) fail(t *store.Tenant, p tenant.Principal, j *store.Job, u *inv
 	if _, err := u.Move(t, p, inventory.EncryptionFailed, inventory.Ctx{}, why); err != nil {
 		return err
 	}
+	s.announceNotice(t)
 	j.Phase = "failed"
 	return end(t, j, failed, why)
 }

@@ -211,3 +211,9 @@ func (s *Service) announce(t *store.Tenant, d store.Device) {
 	account := t.AccountID()
 	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicDevices, feed.Instance(d.InstanceID)) })
 }
+
+// announceNotice wakes who looks at the list above which notices stand.
+func (s *Service) announceNotice(t *store.Tenant) {
+	account := t.AccountID()
+	t.AfterCommit(func() { s.Feed.Publish(account, feed.TopicKeyRequests) })
+}

@@ -70,5 +70,6 @@ func (s *Service) expire(t *store.Tenant, id string) error {
 	if _, err := u.Move(t, p, inventory.WaitOver, inventory.Ctx{}, "No machine began the encryption within "+span(j.ExpiresAt.Sub(j.CreatedAt).Round(time.Second))+"."); err != nil {
 		return err
 	}
+	s.announceNotice(t)
 	return end(t, &j, cancelled, "no machine took it in time")
 }

@@ -89,6 +89,12 @@ func (r *requests) Dismiss(_ context.Context, p tenant.Principal, id string) err
 	return (*Broker)(r).write(p, "user", "notice.dismissed", id)
 }
 
+// deviceNotice tells of the first device, without a request.
+func (b *Broker) deviceNotice(kind, text string) {
+	b.notice(kind, text)
+	b.notices[len(b.notices)-1].RequestID = ""
+}
+
 // notice tells of the first request.
 func (b *Broker) notice(kind, text string) {
 	r := b.requests[0]

@@ -49,6 +49,7 @@ func (b *Broker) fill(now time.Time) {
 	b.checks = api.CheckSettings{Schedule: api.ScheduleWeekly, Weekday: "sunday", Time: "03:00", RetrySeconds: 7200}
 	b.notice("integrity-failed", "The integrity check failed: Network Services (TCP) is 22, 80, 5432, and must satisfy only these 22, 5432.")
 	b.notice("check-overdue", "The machine has not answered the scheduled integrity check.")
+	b.deviceNotice("provisioning-idle", "No machine began the encryption within 12 hours.")
 	b.deletedFor = "Retention of two years is over, ticket 5120."
 	for i := range 40 {
 		event := [][3]string{{"user", "user.logged-on", "user:ada"}, {"key", "key-request.pending", "instance:instance-2"}, {"agent", "instance.enrolled", "instance:instance-1"},
