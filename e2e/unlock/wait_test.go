@@ -15,9 +15,8 @@ import (
 func (a *account) wait(seconds int64, units ...api.Device) {
 	a.t.Helper()
 	for _, u := range units {
-		got, err := a.EncryptDevice(a.t.Context(), u.ID, api.EncryptWrite{Confirm: u.Name, WaitSeconds: seconds})
-		if err != nil || got.Status != api.DeviceEncryptionPending {
-			a.t.Fatalf("%s, asked to be encrypted, is %s, %v", u.Name, got.Status, err)
+		if _, err := a.EncryptDevice(a.t.Context(), u.ID, api.EncryptWrite{Confirm: u.Name, WaitSeconds: seconds}); err != nil {
+			a.t.Fatal(err)
 		}
 	}
 }
@@ -105,7 +104,7 @@ func TestEncrypt_machineThatDoesNotBeginIsNotWaitedFor(t *testing.T) {
 			if disk == string(api.DeviceUndetected) && stripe == string(api.DeviceMissing) {
 				break
 			}
-			if wait > 100 {
+			if wait > 50 {
 				t.Fatalf("the wait was over for a disk that was %s and a set that was %s", disk, stripe)
 			}
 			m.halt()
