@@ -48,10 +48,7 @@ func Append(t *store.Tenant, e Entry) error {
 	if err != nil {
 		return fmt.Errorf("finding the end of the audit log: %w", err)
 	}
-	detail := make(map[string]string, len(e.Detail))
-	for name, v := range e.Detail {
-		detail[clip(name)] = clip(v)
-	}
+	detail := clipAll(e.Detail)
 	r, err := chain.Seal(t.AccountID(), head, api.AuditRecord{At: t.Now(), Category: e.Category, Event: e.Event,
 		Actor: clip(e.Actor), Subject: clip(e.Subject), Detail: detail})
 	if err != nil {
@@ -76,6 +73,22 @@ func end(table store.Table[store.AuditRecord]) (chain.Head, error) {
 		return chain.Head{}, nil
 	}
 	return chain.Head{Sequence: last.Sequence, Hash: last.Hash}, err
+}
+
+// clipAll copies only what is to be cut.
+func clipAll(detail map[string]string) map[string]string {
+	long := false
+	for name, v := range detail {
+		long = long || len(name) > maxText || len(v) > maxText
+	}
+	if !long {
+		return detail
+	}
+	out := make(map[string]string, len(detail))
+	for name, v := range detail {
+		out[clip(name)] = clip(v)
+	}
+	return out
 }
 
 func clip(s string) string {

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"keyward/broker/api"
 )
@@ -66,8 +67,16 @@ func Seal(account string, head Head, r api.AuditRecord) (api.AuditRecord, error)
 	var detail map[string]string
 	if len(r.Detail) > 0 {
 		detail = make(map[string]string, len(r.Detail))
-		for _, name := range slices.Sorted(maps.Keys(r.Detail)) { // in order, so that names that become alike do so alike
-			detail[clean(name)] = clean(r.Detail[name])
+		odd := false
+		for name, value := range r.Detail {
+			odd = odd || clean(name) != name
+			detail[name] = clean(value)
+		}
+		if odd {
+			clear(detail)
+			for _, name := range slices.Sorted(maps.Keys(r.Detail)) { // in order, so that names that become alike do so alike
+				detail[clean(name)] = clean(r.Detail[name])
+			}
 		}
 	}
 	r.Detail = detail
@@ -104,22 +113,35 @@ func check(account string, r api.AuditRecord) error {
 }
 
 func clean(s string) string {
+	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
+	}
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }
 
 // Hash is the hash of r after r.Previous.
 func Hash(account string, r api.AuditRecord) []byte {
-	h := sha256.New()
-	h.Write(r.Previous)
-	h.Write(Canonical(account, r))
-	return h.Sum(nil)
+	sum := sha256.Sum256(appendCanonical(append(make([]byte, 0, 1024), r.Previous...), account, r))
+	return sum[:]
 }
 
 // Canonical is the canonical encoding of a record, as the package describes it.
-func Canonical(account string, r api.AuditRecord) []byte {
-	fields := []any{recordDomain, account, r.Sequence, r.At.UnixMicro(), r.Category, r.Event, r.Actor, r.Subject, int64(len(r.Detail))}
-	for _, name := range slices.Sorted(maps.Keys(r.Detail)) {
-		fields = append(fields, name, r.Detail[name])
+func Canonical(account string, r api.AuditRecord) []byte { return appendCanonical(nil, account, r) }
+
+func appendCanonical(out []byte, account string, r api.AuditRecord) []byte {
+	out = appendText(appendText(out, recordDomain), account)
+	out = appendNumber(appendNumber(out, r.Sequence), r.At.UnixMicro())
+	for _, text := range [...]string{r.Category, r.Event, r.Actor, r.Subject} {
+		out = appendText(out, text)
 	}
-	return encode(fields...)
+	out = appendNumber(out, int64(len(r.Detail)))
+	names := make([]string, 0, 16)
+	for name := range r.Detail {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		out = appendText(appendText(out, name), r.Detail[name])
+	}
+	return out
 }

@@ -73,20 +73,23 @@ func (c Checkpoint) signed() []byte {
 // encode joins a domain and fields, each number as eight bytes and each string after its length, big-endian.
 func encode(fields ...any) []byte {
 	var out []byte
-	number := func(n int64) { out = binary.BigEndian.AppendUint64(out, uint64(n)) }
 	for _, field := range fields {
 		switch v := field.(type) {
 		case int64:
-			number(v)
+			out = appendNumber(out, v)
 		case string:
-			number(int64(len(v)))
-			out = append(out, v...)
+			out = appendText(out, v)
 		case []byte:
-			number(int64(len(v)))
-			out = append(out, v...)
+			out = append(appendNumber(out, int64(len(v))), v...)
 		default:
 			panic(fmt.Sprintf("chain: %T has no encoding", v)) // a mistake in this package, found by its first test
 		}
 	}
 	return out
+}
+
+func appendNumber(out []byte, n int64) []byte { return binary.BigEndian.AppendUint64(out, uint64(n)) }
+
+func appendText(out []byte, text string) []byte {
+	return append(appendNumber(out, int64(len(text))), text...)
 }
