@@ -30,15 +30,18 @@ func (s *Service) Nonce(p tenant.Principal) api.NonceResponse {
 // CheckPublicKey refuses what cannot be an HPKE public key.
 func CheckPublicKey(key []byte) error {
 	if keystore.CheckPublicKey(key) != nil {
-		return problem.Invalid("public_key", "is not an MLKEM768-X25519 key")
+		return errPublicKey()
 	}
 	return nil
 }
 
+func errPublicKey() error { return problem.Invalid("public_key", "is not an MLKEM768-X25519 key") }
+
 // Ask starts a key request of the calling machine.
 func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.Call, in api.KeyRequest) (api.KeyRequestStatus, error) {
-	if err := CheckPublicKey(in.PublicKey); err != nil {
-		return api.KeyRequestStatus{}, err
+	sealer, err := keystore.ParseSealer(in.PublicKey)
+	if err != nil {
+		return api.KeyRequestStatus{}, errPublicKey()
 	}
 	if err := checkEvidence(in.Evidence); err != nil {
 		return api.KeyRequestStatus{}, err
@@ -46,12 +49,10 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 	if in.Evidence.Nonce != in.Nonce {
 		return api.KeyRequestStatus{}, problem.Invalid("evidence.nonce", "answers another nonce than the request's")
 	}
-	var sealer *keystore.Sealer
-	if in.Deliver {
-		var err error
-		if sealer, err = keystore.NewSealer(in.PublicKey); err != nil {
-			return api.KeyRequestStatus{}, problem.Invalid("public_key", "is not an MLKEM768-X25519 key")
-		}
+	if !in.Deliver {
+		sealer = nil
+	} else if err := sealer.Encapsulate(); err != nil {
+		return api.KeyRequestStatus{}, errPublicKey()
 	}
 	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyRequestStatus, error) {
 		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {

@@ -39,9 +39,11 @@ func parsePublicKey(publicKey []byte) (hpke.PublicKey, error) {
 // Sealer is an encapsulation to the public key of one request, made before the transaction that delivers: it is most of
 // what a delivery computes, and nobody should wait for it.
 type Sealer struct {
-	public hpke.PublicKey
-	mu     sync.Mutex
-	ready  *encapsulation
+	publicKey []byte
+	mu        sync.Mutex
+	// read is the public key until it is used: it is large, and thousands of requests may wait for their transactions.
+	read  hpke.PublicKey
+	ready *encapsulation
 }
 
 type encapsulation struct {
@@ -49,29 +51,54 @@ type encapsulation struct {
 	sender *hpke.Sender
 }
 
-// NewSealer encapsulates to a public key; an error wraps ErrPublicKey when the key is at fault.
+// NewSealer encapsulates to a public key, which it keeps; an error wraps ErrPublicKey when the key is at fault.
 func NewSealer(publicKey []byte) (*Sealer, error) {
+	s, err := ParseSealer(publicKey)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.Encapsulate()
+}
+
+// ParseSealer is NewSealer without the encapsulation, which costs most and is made by Encapsulate, or else by the first
+// Seal: a key that nothing may be sealed to need only be read.
+func ParseSealer(publicKey []byte) (*Sealer, error) {
 	public, err := parsePublicKey(publicKey)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sealer{public: public}
+	return &Sealer{publicKey: publicKey, read: public}, nil
+}
+
+// Encapsulate makes what the next Seal needs.
+func (s *Sealer) Encapsulate() error {
 	e, err := s.take()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
 	s.ready = e
-	return s, err
+	s.mu.Unlock()
+	return nil
 }
 
 // take returns an encapsulation that was never used: a second seal under the same one would not open.
 func (s *Sealer) take() (*encapsulation, error) {
 	s.mu.Lock()
-	e := s.ready
-	s.ready = nil
+	e, public := s.ready, s.read
+	s.ready, s.read = nil, nil
 	s.mu.Unlock()
 	if e != nil {
 		return e, nil
 	}
+	if public == nil {
+		var err error
+		if public, err = parsePublicKey(s.publicKey); err != nil {
+			return nil, err
+		}
+	}
 	_, kdf, aead := client.DeliverySuite()
-	key, sender, err := hpke.NewSender(s.public, kdf, aead, []byte(api.HPKEInfo))
+	key, sender, err := hpke.NewSender(public, kdf, aead, []byte(api.HPKEInfo))
 	if err != nil {
 		return nil, fmt.Errorf("encapsulating to the public key of a request: %w", err)
 	}

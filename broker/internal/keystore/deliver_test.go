@@ -148,3 +148,33 @@ func TestSealFor_publicKeysAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// A transaction that is run again seals again, to the same public key and never under the same encapsulation.
+func TestSealer_sealsAgain(t *testing.T) {
+	t.Parallel()
+	root := testRoot(t, 1)
+	account := newAccount(t, root, "acc")
+	device := newDevice(t, root, account, "device", 256)
+	private, err := client.NewDeliveryKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, made := range map[string]func([]byte) (*Sealer, error){"encapsulated before": NewSealer, "only read before": ParseSealer} {
+		s, err := made(private.PublicKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		binding := api.DeliveryBinding{Purpose: PurposeKeyRequest, AccountID: account.AccountID, RequestID: "r", DeviceID: "device", InstanceID: "i", Nonce: "n", LeaseSeconds: 60}
+		seen := map[string]bool{}
+		for range 3 {
+			d, err := s.Seal(root, binding, account, []DeviceKey{device}, api.VolumeRecord{Cipher: api.CipherXTS, KeyBits: 256}, api.AssignedDevice{})
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if _, err := private.Open(d, binding); err != nil || seen[string(d.EncapsulatedKey)] {
+				t.Errorf("%s: %v, the encapsulation was used before: %v", name, err, seen[string(d.EncapsulatedKey)])
+			}
+			seen[string(d.EncapsulatedKey)] = true
+		}
+	}
+}
