@@ -154,7 +154,7 @@ func (b *Broker) apps() error {
 	}
 	// Streams of live rows have no end, so answers to people have no time limit; a peer that is gone is found by TCP.
 	b.people = httpapi.NewApp(httpapi.AppOptions{Name: "keyward people", Base: b.requests, TrustedProxies: c.TrustedProxies, Logger: c.Logger, Observe: b.metrics.observe("people")})
-	b.agents = httpapi.NewApp(httpapi.AppOptions{Name: "keyward agents", Base: b.requests, WriteTimeout: 30 * time.Second, Logger: c.Logger, Observe: b.metrics.observe("agents")})
+	b.agents = httpapi.NewApp(httpapi.AppOptions{Name: "keyward agents", Base: b.requests, WriteTimeout: 30 * time.Second, Patient: true, Logger: c.Logger, Observe: b.metrics.observe("agents")})
 
 	desk := job.Desk{Service: b.Inventory, Jobs: b.Jobs}
 	b.peopleRouter = httpapi.NewRouter(b.people, "/api/v1", "Keyward broker: people's interface", c.Version, &httpapi.PeopleGate{Sessions: b.Accounts, Roles: roles}, c.Logger)

@@ -10,6 +10,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
+	"runtime/debug"
+	running "runtime/metrics"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,12 +25,19 @@ import (
 	"keyward/broker/internal/store/storetest"
 )
 
+// BenchmarkStorm has as many machines come at once as it is run times (-benchtime 3000x), and measures what memory the
+// broker needs for each.
+func BenchmarkStorm(b *testing.B) {
+	b.Run("sqlite", func(b *testing.B) { deliveriesOverTLS(b, storetest.SQLite(b), b.N) })
+	b.Run("postgres", func(b *testing.B) { deliveriesOverTLS(b, storetest.Postgres(b), b.N) })
+}
+
 // BenchmarkDeliveryOverTLS measures all that the broker does for one key: a new connection with the machine's certificate,
 // the nonce, and the request that brings the key, 32 machines at once. The machines are a process of their own, so time
 // on the processor, memory and profiles are the broker's alone. Give -benchtime as a number (2000x): each machine asks once.
 func BenchmarkDeliveryOverTLS(b *testing.B) {
-	b.Run("sqlite", func(b *testing.B) { deliveriesOverTLS(b, storetest.SQLite(b)) })
-	b.Run("postgres", func(b *testing.B) { deliveriesOverTLS(b, storetest.Postgres(b)) })
+	b.Run("sqlite", func(b *testing.B) { deliveriesOverTLS(b, storetest.SQLite(b), 32) })
+	b.Run("postgres", func(b *testing.B) { deliveriesOverTLS(b, storetest.Postgres(b), 32) })
 }
 
 // clientsPlan is what the process of the machines reads.
@@ -35,11 +45,13 @@ type clientsPlan struct {
 	URL      string
 	CA       []byte
 	Machines []fleet.Machine
+	// AtOnce is how many of them call at the same time.
+	AtOnce int
 }
 
-func deliveriesOverTLS(b *testing.B, dsn string) {
+func deliveriesOverTLS(b *testing.B, dsn string, atOnce int) {
 	c, setup := newConfig(b, dsn)
-	plan := clientsPlan{Machines: newFleet(b, c, setup.AccountID, b.N)}
+	plan := clientsPlan{Machines: newFleet(b, c, setup.AccountID, b.N), AtOnce: atOnce}
 	r := start(b, c)
 	plan.URL, plan.CA = r.agents, r.b.CACert()
 	working, stop := context.WithCancel(b.Context())
@@ -67,6 +79,7 @@ func deliveriesOverTLS(b *testing.B, dsn string) {
 		b.Fatal(err)
 	}
 	answer() // they have read their keys
+	peak := watchMemory(working)
 	before := processorTime(b)
 	b.ResetTimer()
 	b.ReportAllocs()
@@ -78,9 +91,36 @@ func deliveriesOverTLS(b *testing.B, dsn string) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+	b.ReportMetric(float64(peak())/(1<<10)/float64(min(b.N, atOnce)), "KiB/machine")
 	in.Close()
 	if err := clients.Wait(); err != nil {
 		b.Error(err)
+	}
+}
+
+// watchMemory says by how much the memory of this process grew at most since it was called, in bytes.
+func watchMemory(ctx context.Context) (peak func() uint64) {
+	runtime.GC()
+	samples := []running.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	now := func() uint64 {
+		running.Read(samples)
+		return samples[0].Value.Uint64() - samples[1].Value.Uint64()
+	}
+	debug.FreeOSMemory()
+	began := now()
+	most := make(chan uint64)
+	ended, end := context.WithCancel(ctx)
+	go func() {
+		var top uint64
+		for ended.Err() == nil {
+			top = max(top, now())
+			time.Sleep(10 * time.Millisecond)
+		}
+		most <- top
+	}()
+	return func() uint64 {
+		end()
+		return max(<-most, began) - began
 	}
 }
 
@@ -114,7 +154,7 @@ func beClients(in io.Reader, out io.Writer) error {
 	var next atomic.Int64
 	var failed atomic.Value
 	var wg sync.WaitGroup
-	for range 32 {
+	for range plan.AtOnce {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
