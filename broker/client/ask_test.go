@@ -340,3 +340,34 @@ func TestLines_aConnectionThatWasClosedWhileIdleIsNoError(t *testing.T) {
 		t.Error("the connection still counts as open")
 	}
 }
+
+// A new certificate must show: connections of the former one end with the call that they carry.
+func TestLines_closeEndsWhatIsInUseAfterItsCall(t *testing.T) {
+	t.Parallel()
+	a := newAsking(t)
+	if err := a.ask(nothing); err != nil {
+		t.Fatal(err)
+	}
+	l := a.agent.call.lines.idle[0]
+	came, finish := make(chan struct{}), make(chan struct{})
+	a.busy = func(int, http.ResponseWriter) bool { close(came); <-finish; return false }
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.agent.Request(t.Context(), api.KeyRequest{Nonce: "given"})
+		done <- err
+	}()
+	<-came
+	a.agent.Close()
+	if !l.open() {
+		t.Error("the call was cut off")
+	}
+	close(finish)
+	if err := <-done; err != nil || a.from[0] != a.from[1] {
+		t.Errorf("%v over %v", err, a.from)
+	}
+	for end := time.Now().Add(time.Minute); l.open(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the connection stays open")
+		}
+	}
+}
