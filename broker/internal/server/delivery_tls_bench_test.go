@@ -33,8 +33,8 @@ func BenchmarkStorm(b *testing.B) {
 }
 
 // BenchmarkDeliveryOverTLS measures all that the broker does for one key: a new connection with the machine's certificate,
-// the nonce, and the request that brings the key, 32 machines at once. The machines are a process of their own, so time
-// on the processor, memory and profiles are the broker's alone. Give -benchtime as a number (2000x): each machine asks once.
+// and the request that brings the key, 32 machines at once. The machines are a process of their own, so time on the
+// processor, memory and profiles are the broker's alone. Give -benchtime as a number (2000x): each machine asks once.
 func BenchmarkDeliveryOverTLS(b *testing.B) {
 	b.Run("sqlite", func(b *testing.B) { deliveriesOverTLS(b, storetest.SQLite(b), 32) })
 	b.Run("postgres", func(b *testing.B) { deliveriesOverTLS(b, storetest.Postgres(b), 32) })
@@ -185,23 +185,23 @@ func fetchKey(plan clientsPlan, m fleet.Machine, cert tls.Certificate) error {
 		return err
 	}
 	defer agent.Close()
-	private, err := client.NewDeliveryKey()
-	if err != nil {
-		return err
-	}
-	nonce, err := agent.Nonce(ctx)
-	if err != nil {
-		return err
-	}
 	now := time.Now().UTC()
 	fact := func(name api.FactName, values ...string) api.Fact {
 		return api.Fact{Name: name, Values: values, Source: "bench", Grade: api.GradeSelfReported, At: now}
 	}
-	got, err := agent.Request(ctx, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce.Nonce, PublicKey: private.PublicKey(), Time: now, Deliver: true,
-		Evidence: api.Evidence{Nonce: nonce.Nonce, CollectedAt: now, Facts: []api.Fact{
-			fact(api.FactHostName, "fleet-"+m.InstanceID), fact(api.FactGuestOS, "linux"), fact(api.FactArchitecture, "64"),
-			fact(api.FactKernelVersion, "6.1.0"), fact(api.FactOSName, "Debian GNU/Linux 12 (bookworm)"), fact(api.FactOSVersion, "12"),
-			fact(api.FactTCPPorts, "22", "80", "443"), fact(api.FactUDPPorts, "68", "123"), fact(api.FactAgentVersion, "1.0.0")}}})
+	var private *client.DeliveryKey
+	var answered string
+	got, err := agent.Ask(ctx, func(nonce string) (in api.KeyRequest, err error) {
+		answered = nonce
+		if private, err = client.NewDeliveryKey(); err != nil {
+			return in, err
+		}
+		return api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce, PublicKey: private.PublicKey(), Time: now, Deliver: true,
+			Evidence: api.Evidence{Nonce: nonce, CollectedAt: now, Facts: []api.Fact{
+				fact(api.FactHostName, "fleet-"+m.InstanceID), fact(api.FactGuestOS, "linux"), fact(api.FactArchitecture, "64"),
+				fact(api.FactKernelVersion, "6.1.0"), fact(api.FactOSName, "Debian GNU/Linux 12 (bookworm)"), fact(api.FactOSVersion, "12"),
+				fact(api.FactTCPPorts, "22", "80", "443"), fact(api.FactUDPPorts, "68", "123"), fact(api.FactAgentVersion, "1.0.0")}}}, nil
+	})
 	if err != nil {
 		return err
 	}
@@ -209,6 +209,6 @@ func fetchKey(plan clientsPlan, m fleet.Machine, cert tls.Certificate) error {
 		return fmt.Errorf("the request is %s: %s", got.Status, got.Reason)
 	}
 	_, err = private.Open(*got.Delivery, api.DeliveryBinding{Purpose: "key-request", AccountID: m.AccountID, RequestID: got.ID, DeviceID: m.DeviceID,
-		InstanceID: m.InstanceID, Nonce: nonce.Nonce})
+		InstanceID: m.InstanceID, Nonce: answered})
 	return err
 }
