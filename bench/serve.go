@@ -39,6 +39,7 @@ func serve(kind, socket, image string) error {
 			return err
 		}
 	}
+	nbd.SpareProcessors()
 	server, err := nbd.NewServer(nbd.Options{Logger: slog.New(slog.DiscardHandler), Exports: []nbd.Export{{Device: device, MultiConn: true}}})
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"keyward/agent/internal/harden"
+	"keyward/nbdcrypt/nbd"
 )
 
 // childVariable tells a process that it is the one that keeps a volume open: its standard input has the secrets, and its
@@ -95,6 +96,7 @@ func (a *app) secrets(ask func() ([]string, error)) ([]string, error) {
 		return ask()
 	}
 	harden.Reexec(context.Background())
+	nbd.SpareProcessors()
 	var secrets []string
 	if err := json.NewDecoder(io.LimitReader(a.in, maxSecrets)).Decode(&secrets); err != nil {
 		return nil, fmt.Errorf("take the passphrase from the command that started this process: %w", err)

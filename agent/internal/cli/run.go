@@ -11,6 +11,7 @@ import (
 
 	"keyward/agent/internal/daemon"
 	"keyward/agent/internal/harden"
+	"keyward/nbdcrypt/nbd"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -28,6 +29,7 @@ func (a *app) runCommand() *cobra.Command {
 				return fmt.Errorf("the agent mounts file systems and must run as root; run: sudo keyward-agent run")
 			}
 			harden.Reexec(cmd.Context())
+			nbd.SpareProcessors()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: cfg.Level()}))
