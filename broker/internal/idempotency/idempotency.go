@@ -58,13 +58,10 @@ func Tx[T any](ctx context.Context, st *store.Store, accountID string, c Call, f
 	}
 	hash := sha256.Sum256(c.Body)
 	var refusal error
-	err := st.Tx(ctx, func(tx *store.Tx) error {
+	err := st.TxAhead(ctx, accountID, ahead, func(tx *store.Tx) error {
 		var zero T
 		out, refusal = zero, nil
 		t := tx.Tenant(accountID)
-		if err := store.Ahead(t, ahead...); err != nil {
-			return err
-		}
 		found, err := stored(t, c, hash[:], &out)
 		if err != nil || found {
 			return err

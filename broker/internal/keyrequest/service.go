@@ -135,7 +135,7 @@ func (s *Service) move(t *store.Tenant, p tenant.Principal, r *store.KeyRequest,
 			store.Replace(t.Tx(), versionKey{r.ID}, int64(0))
 		}
 	} else {
-		err = requests.Update(r)
+		err = requests.UpdateLater(r)
 	}
 	if err != nil {
 		return res, err

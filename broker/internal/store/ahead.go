@@ -1,13 +1,12 @@
 package store
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"reflect"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
 	"gorm.io/gorm/schema"
 )
 
@@ -19,63 +18,63 @@ type foreseen struct {
 	key    string
 	text   string
 	values []any
-	take   func(pgx.Rows) error
-	result any
+	// equal are texts that each of its rows holds, and ids those that it found.
+	equal, ids []string
+	// counted is the table of which rows are counted, not read.
+	counted string
+
+	// columns is told the names of the result's columns; scan reads a row, and what else stands in it, and take adds a row.
+	columns func(names []string) error
+	scan    func(rows pgx.Rows, more ...any) (any, error)
+	take    func(row any)
+	result  func() any
 }
 
-// Ahead reads what the transaction is going to ask for, where that saves round trips: all in one. Each is then given to
-// the first that asks for just that, until something is written. Reads of rows name a table and filters, as List and First
-// have them.
-func Ahead(t *Tenant, reads ...Read) error {
-	if !t.tx.store.backend.batches {
-		return nil
+// TxAhead is Tx in one account, for f that is going to make these reads in any case. On PostgreSQL they are made together with
+// those of others that wait for their turn, and f finds what they gave. Reads of rows name a table and filters, as List and
+// First have them.
+func (s *Store) TxAhead(ctx context.Context, accountID string, reads []Read, f func(*Tx) error) error {
+	var a *ahead
+	if len(reads) > 0 && s.backend.batches {
+		a = &ahead{account: accountID, reads: reads}
 	}
-	if err := t.tx.flush(); err != nil {
-		return err
-	}
-	var all []*foreseen
-	for _, read := range reads {
+	return s.repeat(ctx, a, f)
+}
+
+// ahead is what one transaction is going to read, and what was read for it.
+type ahead struct {
+	account string
+	reads   []Read
+
+	// all are the reads as queries, once they were made for group, in whose epoch.
+	all   []*foreseen
+	group *group
+	epoch int
+}
+
+// prepare makes queries of the reads. joint says that what they give can be told from what others write meanwhile.
+func (a *ahead) prepare(tx *Tx) (joint bool, err error) {
+	a.all, joint = nil, true
+	t := &Tenant{tx: tx, accountID: a.account}
+	for _, read := range a.reads {
 		f, err := read(t)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if f != nil {
-			all = append(all, f)
+			a.all = append(a.all, f)
+			joint = joint && len(f.equal) > 0
 		}
 	}
-	if len(all) == 0 {
-		return nil
+	return joint, nil
+}
+
+// give hands what was read to the transaction.
+func (a *ahead) give(tx *Tx) {
+	tx.ahead = make(map[string]*foreseen, len(a.all))
+	for _, f := range a.all {
+		tx.ahead[f.key] = f
 	}
-	if t.tx.line.conn == nil {
-		return t.tx.failed("reading ahead", errNoLine)
-	}
-	err := t.tx.line.conn.Raw(func(c any) (err error) {
-		var b pgx.Batch
-		for _, f := range all {
-			b.Queue(f.text, f.values...)
-		}
-		results := c.(*stdlib.Conn).Conn().SendBatch(t.tx.ctx, &b)
-		defer func() { err = errors.Join(err, results.Close()) }()
-		for _, f := range all {
-			rows, err := results.Query()
-			if err == nil {
-				err = f.take(rows)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return t.tx.failed("reading ahead", err)
-	}
-	t.tx.store.reads.note(0)
-	t.tx.ahead = map[string]any{}
-	for _, f := range all {
-		t.tx.ahead[f.key] = f.result
-	}
-	return nil
 }
 
 // Rows foresees List.
@@ -86,13 +85,23 @@ func Rows[T any](filters ...Filter) Read {
 		if s == nil || err != nil {
 			return nil, err
 		}
-		values, sch := t.bound(filters), t.schema()
-		f := &foreseen{key: foreseenAs(s, values), text: s.text, values: values}
-		f.take = func(rows pgx.Rows) error {
-			out, err := collect[T](t.tx, rows, s, sch)
-			f.result = out
+		f := foresee(s, t.bound(filters), filters)
+		var fields []*schema.Field
+		var d decoder
+		f.columns = func(names []string) (err error) {
+			fields, err = s.columns.of(names, t.schema())
 			return err
 		}
+		f.scan = func(rows pgx.Rows, more ...any) (any, error) {
+			row := new(T)
+			return row, d.row(t.tx.ctx, rows, fields, reflect.ValueOf(row).Elem(), more...)
+		}
+		out := []T{}
+		f.take = func(row any) {
+			out = append(out, *row.(*T))
+			f.ids = append(f.ids, idOf(row))
+		}
+		f.result = func() any { return out }
 		return f, nil
 	}
 }
@@ -108,15 +117,28 @@ func Number[T any](filters ...Filter) Read {
 		if s == nil || err != nil {
 			return nil, err
 		}
-		values := t.bound(filters)
-		f := &foreseen{key: foreseenAs(s, values), text: s.text, values: values}
-		f.take = func(rows pgx.Rows) error {
-			n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
-			f.result = n
-			return err
+		f := foresee(s, t.bound(filters), filters)
+		f.counted = t.name()
+		f.columns = func([]string) error { return nil }
+		f.scan = func(rows pgx.Rows, more ...any) (any, error) {
+			n := new(int64)
+			return n, rows.Scan(append([]any{n}, more...)...)
 		}
+		var n int64
+		f.take = func(row any) { n = *row.(*int64) }
+		f.result = func() any { return n }
 		return f, nil
 	}
+}
+
+func foresee(s *statement, values []any, filters []Filter) *foreseen {
+	f := &foreseen{key: foreseenAs(s, values), text: s.text, values: values}
+	for _, filter := range filters {
+		if filter.equal != "" && len(filter.equal) <= longestID {
+			f.equal = append(f.equal, filter.equal)
+		}
+	}
+	return f
 }
 
 // foreseenAs names a query by its text and values.
@@ -129,36 +151,22 @@ func foreseenAs(s *statement, values []any) string {
 	return b.String()
 }
 
-// given takes what was read ahead for a query, once.
+// given takes what was read ahead for a query, once, and unless the transaction has written since what it would find.
 func given[V any](tx *Tx, s *statement, values []any) (v V, ok bool) {
 	if len(tx.ahead) == 0 {
 		return v, false
 	}
 	key := foreseenAs(s, values)
-	if v, ok = tx.ahead[key].(V); ok {
-		delete(tx.ahead, key)
+	f := tx.ahead[key]
+	if f == nil {
+		return v, false
 	}
+	delete(tx.ahead, key)
+	own := writing{}
+	own.note(tx.later)
+	if own.touches(f) || tx.group.written.touches(f) {
+		return v, false
+	}
+	v, ok = f.result().(V)
 	return v, ok
-}
-
-// collect decodes rows that the driver gave without database/sql.
-func collect[T any](tx *Tx, rows pgx.Rows, s *statement, sch *schema.Schema) ([]T, error) {
-	defer rows.Close()
-	var names []string
-	for _, d := range rows.FieldDescriptions() {
-		names = append(names, d.Name)
-	}
-	fields, err := s.columns.of(names, sch)
-	if err != nil {
-		return nil, err
-	}
-	out := []T{}
-	var d decoder
-	for rows.Next() {
-		out = append(out, *new(T))
-		if err := d.row(tx.ctx, rows, fields, reflect.ValueOf(&out[len(out)-1]).Elem()); err != nil {
-			return nil, err
-		}
-	}
-	return out, rows.Err()
 }

@@ -19,6 +19,8 @@ type Filter struct {
 	shape string
 	// values are bound, in the order of the text.
 	values []any
+	// equal is the text that a column must hold.
+	equal string
 	// limit is bound last, by databases that bind it.
 	limit []any
 	apply func(*query) error
@@ -91,7 +93,9 @@ func Eq(column string, v any) Filter {
 	if v == nil {
 		return IsNull(column)
 	}
-	return where("=", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: v} })
+	f := where("=", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Eq{Column: c, Value: v} })
+	f.equal, _ = v.(string)
+	return f
 }
 
 // Ne keeps rows whose column differs from v; NULL differs from nothing.

@@ -25,6 +25,11 @@ type group struct {
 	size  int
 	began time.Time
 	kept  map[any]any
+	// pending is what parts that have ended have put off (joint.go).
+	pending []put
+	// written is all that parts have put off; epoch counts what was written otherwise.
+	written writing
+	epoch   int
 	// broken is why the group cannot be committed.
 	broken error
 	done   chan struct{}
@@ -33,15 +38,15 @@ type group struct {
 }
 
 // attempt runs f once. again says that it may be run again, in a transaction of its own.
-func (s *Store) attempt(ctx context.Context, alone bool, f func(*Tx) error) (err error, again bool) {
-	g, err := s.turn.enter(ctx)
+func (s *Store) attempt(ctx context.Context, alone bool, a *ahead, f func(*Tx) error) (err error, again bool) {
+	g, err := s.turn.enter(ctx, a)
 	if errors.Is(err, errClosed) {
 		return err, false
 	}
 	if err != nil {
 		return fmt.Errorf("%w (waiting to write: %w)", ErrBusy, err), false
 	}
-	g, tx, err := s.part(ctx, g, alone, f)
+	g, tx, err := s.part(ctx, g, alone, a, f)
 	if g == nil {
 		return err, s.again(ctx, err)
 	}
@@ -66,7 +71,7 @@ func (s *Store) again(ctx context.Context, err error) bool {
 
 // part runs f in the group that is open, or in a new one, and passes the turn on. However f ends, by a panic too, the
 // group comes to its end. It returns the group that f took part in; nil when it took part in none.
-func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) error) (*group, *Tx, error) {
+func (s *Store) part(ctx context.Context, open *group, alone bool, a *ahead, f func(*Tx) error) (*group, *Tx, error) {
 	defer func() {
 		if open != nil && open.takes(alone) && s.turn.pass(open) {
 			return
@@ -93,8 +98,15 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, f func(*Tx) e
 	// A time of its own, however long it waited: a statement that is cut off would take the whole group with it.
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), txTimeout)
 	defer cancel()
-	tx := &Tx{store: s, db: s.on(own, &s.writer), line: &s.writer, ctx: own, kept: open.kept}
-	return open, tx, open.run(own, tx, f)
+	tx := &Tx{store: s, db: s.on(own, &s.writer), line: &s.writer, ctx: own, kept: open.kept, group: open}
+	return open, tx, open.run(own, tx, func(tx *Tx) error {
+		if a != nil {
+			if err := open.readAhead(tx, a, alone); err != nil {
+				return err
+			}
+		}
+		return f(tx)
+	})
 }
 
 // begin starts a transaction on a line. It has a time of its own: who has waited for long would cut the connection off, and
@@ -131,7 +143,7 @@ func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) 
 		}
 	}()
 	err = f(tx)
-	if err == nil {
+	if err == nil && !g.store.backend.batches {
 		err = tx.flush()
 	}
 	ended = true
@@ -141,6 +153,9 @@ func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) 
 	if err != nil {
 		g.undo(tx, err)
 		return err
+	}
+	if g.store.backend.batches {
+		g.adopt(tx)
 	}
 	g.release("RELEASE part")
 	return nil
@@ -178,6 +193,11 @@ func (g *group) release(statements ...string) {
 
 // finish commits, or rolls back what is broken, and tells all who took part.
 func (g *group) finish() {
+	if g.broken == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), txTimeout)
+		g.broken = g.settle(&Tx{store: g.store, line: &g.store.writer, ctx: ctx})
+		cancel()
+	}
 	if g.broken != nil {
 		_ = g.store.writer.end("ROLLBACK") // when that fails, the connection is closed, which does it too
 		g.failed = g.broken

@@ -1,18 +1,15 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // Rows that nobody reads again in their transaction are stored when it ends, or before its next statement that is not put
-// off: on PostgreSQL all of them in one round trip, and a row that changes meanwhile once instead of twice.
+// off, and a row that changes meanwhile once instead of twice. On PostgreSQL those of all transactions that share a commit are
+// stored at its end, together (joint.go).
 
 // errLost is how a row that was put off ends when another transaction wrote first. The transaction is run again, when it
 // finds what the other one wrote.
@@ -117,59 +114,35 @@ func idOf(row any) string {
 	return ""
 }
 
-// flush stores what was put off.
+// flush stores what was put off, by those first that had the turn before.
 func (tx *Tx) flush() error {
+	if tx.group != nil {
+		if err := tx.group.settle(tx); err != nil {
+			return err
+		}
+	}
 	if len(tx.later) == 0 {
 		return nil
 	}
 	all := tx.later
-	tx.later, tx.ahead = nil, nil
-	tx.wrote = true
-	n, err := tx.runAll(all)
-	if err != nil {
-		return tx.failed("storing rows", err)
+	tx.later, tx.wrote = nil, true
+	if tx.store.backend.batches {
+		tx.group.written.note(all)
+		if err := tx.store.putAll(tx, all, false); err != nil {
+			return tx.failed("storing rows", err)
+		}
+		return nil
 	}
-	for i, p := range all {
-		if n[i] != 1 {
+	for _, p := range all {
+		n, err := tx.run(p.statement, "storing a row of "+p.table, p.values)
+		if err != nil {
+			return err
+		}
+		if n != 1 {
 			return tx.failed("storing rows", fmt.Errorf("%w (%w)", p.lost, errLost))
 		}
 	}
 	return nil
 }
 
-// runAll runs statements in order and says how many rows each wrote.
-func (tx *Tx) runAll(all []put) ([]int64, error) {
-	n := make([]int64, len(all))
-	if tx.store.backend.batches && len(all) > 1 {
-		if tx.line.conn == nil {
-			return nil, errNoLine
-		}
-		return n, tx.line.conn.Raw(func(c any) error { return sendBatch(tx.ctx, c.(*stdlib.Conn).Conn(), all, n) })
-	}
-	for i, p := range all {
-		var err error
-		if n[i], err = tx.run(p.statement, "storing a row of "+p.table, p.values); err != nil {
-			return nil, err
-		}
-	}
-	return n, nil
-}
-
 var errNoLine = errors.New("store: the connection is gone")
-
-func sendBatch(ctx context.Context, conn *pgx.Conn, all []put, n []int64) (err error) {
-	var b pgx.Batch
-	for _, p := range all {
-		b.Queue(p.statement.text, p.values...)
-	}
-	results := conn.SendBatch(ctx, &b)
-	defer func() { err = errors.Join(err, results.Close()) }()
-	for i := range all {
-		tag, err := results.Exec()
-		if err != nil {
-			return fmt.Errorf("table %s: %w", all[i].table, err)
-		}
-		n[i] = tag.RowsAffected()
-	}
-	return nil
-}

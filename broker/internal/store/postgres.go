@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ func openPostgres(dsn string) (backend, error) {
 		classify:   classifyPostgres,
 		beginWrite: "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE", beginRead: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 		batches: true,
+		catalog: func(ctx context.Context) (*catalog, error) { return readCatalog(ctx, db) },
 		aborted: func(c any) bool { return c.(*stdlib.Conn).Conn().PgConn().TxStatus() != 'T' },
 	}, nil
 }

@@ -199,16 +199,17 @@ func (a *atomicFields) of(names []string, sch *schema.Schema) ([]*schema.Field, 
 	return a.fields, a.err
 }
 
-// decoder reads rows into structs. Fields that are kept as JSON pass through raw.
+// decoder reads rows into structs, and what more they hold into more. Fields that are kept as JSON pass through raw.
 type decoder struct {
 	into []any
 	raw  [][]byte
 }
 
-func (d *decoder) row(ctx context.Context, rows interface{ Scan(...any) error }, fields []*schema.Field, row reflect.Value) error {
+func (d *decoder) row(ctx context.Context, rows interface{ Scan(...any) error }, fields []*schema.Field, row reflect.Value, more ...any) error {
 	if d.into == nil {
-		d.into, d.raw = make([]any, len(fields)), make([][]byte, len(fields))
+		d.into, d.raw = make([]any, len(fields)+len(more)), make([][]byte, len(fields))
 	}
+	copy(d.into[len(fields):], more)
 	for i, f := range fields {
 		if f.Serializer != nil {
 			d.raw[i] = nil

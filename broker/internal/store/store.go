@@ -41,6 +41,9 @@ type Store struct {
 	commits atomic.Int64
 	// reads counts what was read.
 	reads reads
+	// catalog says how rows are stored together, and joined how they are read together (joint.go).
+	catalog *catalog
+	joined  joined
 	// turn lets one transaction write at a time; those that wait share its commit (group.go).
 	turn   turnstile
 	writer line
@@ -63,6 +66,8 @@ type backend struct {
 	aborted func(driverConn any) bool
 	// batches says that statements can be sent together, which saves round trips.
 	batches bool
+	// catalog reads what the database says of its tables, once they are as they should be; nil where nobody asks.
+	catalog func(context.Context) (*catalog, error)
 	// savepoints says that a savepoint costs nothing worth saving: no round trip.
 	savepoints bool
 }
@@ -103,6 +108,12 @@ func (s *Store) start(ctx context.Context, logger *slog.Logger) error {
 	if s.backend.name == "sqlite" {
 		if err := s.backend.assumeStatistics(ctx); err != nil {
 			return s.explain(fmt.Errorf("telling the database how to choose its indexes: %w", err))
+		}
+	}
+	if s.backend.catalog != nil {
+		var err error
+		if s.catalog, err = s.backend.catalog(ctx); err != nil {
+			return s.explain(fmt.Errorf("reading what the database says of its tables: %w", err))
 		}
 	}
 	g, err := gorm.Open(s.backend.dialector(s.backend.writerDB), &gorm.Config{
@@ -168,11 +179,13 @@ func (s *Store) Ping(ctx context.Context) error {
 // is durable. Transactions that wait at the same time share one commit. When another one won a race, or those that shared
 // its commit failed, f runs again from the start: it must not act outside the transaction except by AfterCommit. When f
 // returns an error nothing is kept. Transactions do not nest.
-func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error {
+func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error { return s.repeat(ctx, nil, f) }
+
+func (s *Store) repeat(ctx context.Context, a *ahead, f func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, txTimeout)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		err, again := s.attempt(ctx, attempt > 0, f)
+		err, again := s.attempt(ctx, attempt > 0, a, f)
 		if !again || attempt >= lostAgain && errors.Is(err, errLost) {
 			return err
 		}

@@ -83,20 +83,22 @@ func (t Table[T]) First(filters ...Filter) (T, error) {
 
 // List returns the rows that pass the filters, by primary key (oldest first) where nothing else orders them.
 func (t Table[T]) List(filters ...Filter) ([]T, error) {
-	if err := t.tx.flush(); err != nil {
-		return nil, err
-	}
 	s, err := t.listStatement(filters)
 	if err != nil {
 		return nil, err
 	}
+	var values []any
 	if s != nil {
-		values := t.bound(filters)
-		rows, ok := given[[]T](t.tx, s, values)
-		if !ok {
-			rows, err = read[T](t.tx, s, t.schema(), values)
+		values = t.bound(filters)
+		if rows, ok := given[[]T](t.tx, s, values); ok {
+			return t.told(rows, nil)
 		}
-		return t.told(rows, err)
+	}
+	if err := t.tx.flush(); err != nil {
+		return nil, err
+	}
+	if s != nil {
+		return t.told(read[T](t.tx, s, t.schema(), values))
 	}
 	rows, err := t.find(filters)
 	return t.told(rows, err)
@@ -160,14 +162,21 @@ func (t Table[T]) schema() *schema.Schema {
 
 // Count returns how many rows pass the filters; orders and limits do not count.
 func (t Table[T]) Count(filters ...Filter) (int64, error) {
-	if err := t.tx.flush(); err != nil {
-		return 0, err
-	}
 	s, err := t.countStatement(filters)
 	if err != nil {
 		return 0, err
 	}
 	var n int64
+	var values []any
+	if s != nil {
+		values = t.bound(filters)
+		if n, ok := given[int64](t.tx, s, values); ok {
+			return n, nil
+		}
+	}
+	if err := t.tx.flush(); err != nil {
+		return 0, err
+	}
 	if s == nil {
 		db, err := t.counting(t.db(), filters, &n)
 		if err != nil {
@@ -176,10 +185,6 @@ func (t Table[T]) Count(filters ...Filter) (int64, error) {
 		if db.Error != nil {
 			return 0, t.tx.failed("counting "+db.Statement.Table, db.Error)
 		}
-		return n, nil
-	}
-	values := t.bound(filters)
-	if n, ok := given[int64](t.tx, s, values); ok {
 		return n, nil
 	}
 	began := time.Now()

@@ -12,11 +12,17 @@ type turnstile struct {
 	mu     sync.Mutex
 	busy   bool
 	closed bool
-	queue  []chan *group
+	queue  []waiting
 }
 
-// enter waits for the turn.
-func (t *turnstile) enter(ctx context.Context) (*group, error) {
+// waiting is one who waits for the turn, and what it is going to read.
+type waiting struct {
+	ready chan *group
+	ahead *ahead
+}
+
+// enter waits for the turn. Whoever has it may read for those that wait what they have foreseen.
+func (t *turnstile) enter(ctx context.Context, a *ahead) (*group, error) {
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
@@ -28,7 +34,7 @@ func (t *turnstile) enter(ctx context.Context) (*group, error) {
 		return nil, nil
 	}
 	ready := make(chan *group, 1)
-	t.queue = append(t.queue, ready)
+	t.queue = append(t.queue, waiting{ready, a})
 	t.mu.Unlock()
 	select {
 	case g := <-ready:
@@ -36,7 +42,7 @@ func (t *turnstile) enter(ctx context.Context) (*group, error) {
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
-	i := slices.Index(t.queue, ready)
+	i := slices.IndexFunc(t.queue, func(w waiting) bool { return w.ready == ready })
 	if i >= 0 {
 		t.queue = slices.Delete(t.queue, i, i+1)
 	}
@@ -57,8 +63,21 @@ func (t *turnstile) pass(g *group) bool {
 	}
 	next := t.queue[0]
 	t.queue = t.queue[1:]
-	next <- g
+	next.ready <- g
 	return true
+}
+
+// next are the foresights of the first n that wait.
+func (t *turnstile) next(n int) []*ahead {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*ahead
+	for _, w := range t.queue[:min(n, len(t.queue))] {
+		if w.ahead != nil {
+			out = append(out, w.ahead)
+		}
+	}
+	return out
 }
 
 // leave gives up the turn, without an open group.
@@ -68,7 +87,7 @@ func (t *turnstile) leave() {
 	if len(t.queue) > 0 {
 		next := t.queue[0]
 		t.queue = t.queue[1:]
-		next <- nil
+		next.ready <- nil
 		return
 	}
 	t.busy = false
@@ -86,7 +105,7 @@ func (t *turnstile) close() {
 			return
 		}
 		ready := make(chan *group, 1)
-		t.queue = append(t.queue, ready)
+		t.queue = append(t.queue, waiting{ready: ready})
 		t.mu.Unlock()
 		g := <-ready
 		if g != nil {

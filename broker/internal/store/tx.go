@@ -19,10 +19,12 @@ type Tx struct {
 	// fault is the first error of the database. It forbids the commit even when the caller swallowed it: PostgreSQL
 	// has aborted the transaction by then, and SQLite must not differ.
 	fault error
+	// group is the one that the transaction takes part in; nil for one that only reads.
+	group *group
 	// later is what is put off (later.go).
 	later []put
 	// ahead is what was read before it was asked for (ahead.go).
-	ahead map[string]any
+	ahead map[string]*foreseen
 	// wrote says that there is something to take back, dirty that what is kept may come from it or from what is put off.
 	wrote, dirty bool
 	// kept is what was read and cannot have changed since; see Keep.
@@ -74,6 +76,9 @@ func (tx *Tx) writes() error {
 		return err
 	}
 	tx.wrote, tx.ahead = true, nil
+	if tx.group != nil {
+		tx.group.epoch++
+	}
 	return nil
 }
 
