@@ -16,6 +16,9 @@ func ExecForTest(s *Store, sql string, args ...any) error {
 // CommitsForTest counts the commits of writing transactions.
 func CommitsForTest(s *Store) int64 { return s.commits.Load() }
 
+// BatchesForTest counts the round trips that several statements made together.
+func BatchesForTest(s *Store) int64 { return s.batches.Load() }
+
 // WaitingForTest counts the transactions that wait to write.
 func WaitingForTest(s *Store) int {
 	s.turn.mu.Lock()
@@ -71,3 +74,6 @@ func FindForTest[T any](t Table[T], filters ...Filter) ([]T, error) {
 	}
 	return rows, err
 }
+
+// IsPostgresForTest says which database it is.
+func IsPostgresForTest(s *Store) bool { return s.backend.name == "postgres" }

@@ -17,6 +17,16 @@ import (
 // crowd runs parts that all wait while another transaction writes, and returns how each ended.
 func crowd(t *testing.T, s *store.Store, parts ...func(*store.Tx) error) []error {
 	t.Helper()
+	all := make([]func() error, len(parts))
+	for i, part := range parts {
+		all[i] = func() error { return s.Tx(ctx, part) }
+	}
+	return crowded(t, s, all...)
+}
+
+// crowded is crowd for calls that run a transaction each.
+func crowded(t *testing.T, s *store.Store, parts ...func() error) []error {
+	t.Helper()
 	hold, held := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -41,7 +51,7 @@ func crowd(t *testing.T, s *store.Store, parts ...func(*store.Tx) error) []error
 					out[i] = fmt.Errorf("panic: %v", r)
 				}
 			}()
-			out[i] = s.Tx(ctx, part)
+			out[i] = part()
 		})
 		for store.WaitingForTest(s) <= i {
 			time.Sleep(time.Millisecond)

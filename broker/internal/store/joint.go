@@ -134,7 +134,7 @@ func (g *group) settle(tx *Tx) error {
 	return nil
 }
 
-// query is one statement of a batch and what is done with its answer.
+// jointQuery is one statement of a batch and what is done with its answer.
 type jointQuery struct {
 	text   string
 	values []any
@@ -146,6 +146,7 @@ func (tx *Tx) send(all []jointQuery) error {
 	if tx.line.conn == nil {
 		return errNoLine
 	}
+	tx.store.batches.Add(1)
 	return tx.line.conn.Raw(func(c any) (err error) {
 		var b pgx.Batch
 		for _, q := range all {

@@ -39,6 +39,8 @@ type Store struct {
 	statements statements
 	// commits counts transactions of the database that were committed for writing.
 	commits atomic.Int64
+	// batches counts the round trips that several statements made together.
+	batches atomic.Int64
 	// reads counts what was read.
 	reads reads
 	// catalog says how rows are stored together, and joined how they are read together (joint.go).

@@ -1,0 +1,318 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"keyward/broker/api"
+	"keyward/broker/internal/store"
+	"keyward/broker/internal/store/storetest"
+)
+
+// foreseen is what claim reads.
+func foreseen(deviceID string) []store.Read {
+	return []store.Read{store.Row[store.Device](store.Eq("id", deviceID), store.ForUpdate()),
+		store.Rows[store.DeviceSighting](store.Eq("device_id", deviceID)),
+		store.Number[store.DeviceSighting](store.Eq("device_id", deviceID))}
+}
+
+var errClaimed = errors.New("somebody has it")
+
+// claim notes an instance with a device that nobody has, counts in the device's description, and fails for a device that
+// somebody has: what two that run at the same time must never both do.
+func claim(t *store.Tenant, deviceID, instanceID string) error {
+	d, err := store.In[store.Device](t).First(store.Eq("id", deviceID), store.ForUpdate())
+	if err != nil {
+		return err
+	}
+	held, err := store.In[store.DeviceSighting](t).List(store.Eq("device_id", deviceID))
+	if err != nil {
+		return err
+	}
+	n, err := store.In[store.DeviceSighting](t).Count(store.Eq("device_id", deviceID))
+	if err != nil {
+		return err
+	}
+	if int(n) != len(held) {
+		return fmt.Errorf("%d rows are counted and %d read", n, len(held))
+	}
+	d.Description += "x"
+	if err := store.In[store.Device](t).UpdateLater(&d); err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		return errClaimed
+	}
+	return store.In[store.DeviceSighting](t).InsertLater(&store.DeviceSighting{DeviceID: deviceID, InstanceID: instanceID})
+}
+
+// estate stores machines and devices.
+func estate(t *testing.T, s *store.Store, account string, machines, devices int) (instanceIDs, deviceIDs []string) {
+	t.Helper()
+	in(t, s, account, func(tn *store.Tenant) error {
+		image := store.Image{Provider: "native", Identity: "image", Name: "image"}
+		if err := store.In[store.Image](tn).Insert(&image); err != nil {
+			return err
+		}
+		for i := range machines {
+			now := tn.Now()
+			m := store.Instance{Provider: "native", Identity: fmt.Sprint("m", i), HostName: "h", ImageID: image.ID, CertFingerprint: []byte(uuid.NewString()[:32]),
+				CertExpiresAt: now, FirstSeenAt: now, LastSeenAt: &now}
+			if err := store.In[store.Instance](tn).Insert(&m); err != nil {
+				return err
+			}
+			instanceIDs = append(instanceIDs, m.ID)
+		}
+		for i := range devices {
+			d := device(fmt.Sprint("d", i))
+			if err := store.In[store.Device](tn).Insert(&d); err != nil {
+				return err
+			}
+			deviceIDs = append(deviceIDs, d.ID)
+		}
+		return nil
+	})
+	return instanceIDs, deviceIDs
+}
+
+// What is read for those that wait must not be what the ones before them have changed meanwhile.
+func TestTxAhead_whoWaitsSeesWhatTheOthersWrote(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		account := newAccount(t, s, "acme")
+		machines, devices := estate(t, s, account, 12, 2)
+		var parts []func() error
+		for i, m := range machines {
+			id := devices[min(i/6, 1)]
+			parts = append(parts, func() error {
+				return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, m) })
+			})
+		}
+		got := 0
+		for _, err := range crowded(t, s, parts...) {
+			if err == nil {
+				got++
+			} else if !errors.Is(err, errClaimed) {
+				t.Error(err)
+			}
+		}
+		if got != 2 {
+			t.Errorf("%d of two devices were claimed", got)
+		}
+		in(t, s, account, func(tn *store.Tenant) error {
+			rows, err := store.In[store.Device](tn).List()
+			for _, d := range rows {
+				if d.Description != "x" {
+					t.Errorf("device %s was changed by those that failed too: %q", d.Name, d.Description)
+				}
+			}
+			return err
+		})
+	})
+}
+
+// Transactions of several kinds on few rows, of two brokers on PostgreSQL: each device is claimed once, and every change
+// that was acknowledged is there.
+func TestTxAhead_mixedWithOthersLosesNothing(t *testing.T) {
+	t.Parallel()
+	storetest.EachDSN(t, func(t *testing.T, dsn string) {
+		brokers := []*store.Store{storetest.Open(t, dsn, nil)}
+		if s := brokers[0]; store.IsPostgresForTest(s) {
+			brokers = append(brokers, storetest.Open(t, dsn, nil))
+		}
+		account := newAccount(t, brokers[0], "acme")
+		machines, devices := estate(t, brokers[0], account, 8, 12)
+		var mu sync.Mutex
+		claimed, changed := map[string]int{}, map[string]int{}
+		var wg sync.WaitGroup
+		for i, m := range machines {
+			wg.Go(func() {
+				s := brokers[i%len(brokers)]
+				random := rand.New(rand.NewPCG(1, uint64(i)))
+				for range 25 {
+					id := devices[random.IntN(len(devices))]
+					reads := foreseen(id)
+					var err error
+					kind := random.IntN(4)
+					switch kind {
+					case 0: // changes a row at once
+						err = s.Tx(ctx, func(tx *store.Tx) error {
+							d, err := store.In[store.Device](tx.Tenant(account)).Get(id)
+							if err != nil {
+								return err
+							}
+							d.Description += "x"
+							return store.In[store.Device](tx.Tenant(account)).Update(&d)
+						})
+					case 1: // takes a claim back
+						err = s.TxAhead(ctx, account, reads[:1], func(tx *store.Tx) error {
+							_, err := store.In[store.DeviceSighting](tx.Tenant(account)).DeleteWhere(store.Eq("device_id", id), store.Eq("instance_id", m))
+							return err
+						})
+					default:
+						err = s.TxAhead(ctx, account, reads, func(tx *store.Tx) error { return claim(tx.Tenant(account), id, m) })
+					}
+					mu.Lock()
+					switch {
+					case err == nil && kind == 0:
+						changed[id]++
+					case err == nil && kind > 1:
+						changed[id]++
+						claimed[id]++
+					case err != nil && !errors.Is(err, errClaimed):
+						t.Errorf("kind %d: %v", kind, err)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		in(t, brokers[0], account, func(tn *store.Tenant) error {
+			for _, id := range devices {
+				d, err := store.In[store.Device](tn).Get(id)
+				if err != nil {
+					return err
+				}
+				if len(d.Description) != changed[id] || d.Version != int64(changed[id])+1 {
+					t.Errorf("device %s was changed %d times and shows %d, version %d", d.Name, changed[id], len(d.Description), d.Version)
+				}
+				n, err := store.In[store.DeviceSighting](tn).Count(store.Eq("device_id", id))
+				if err != nil {
+					return err
+				}
+				if n > 1 {
+					t.Errorf("device %s is claimed %d times at once", d.Name, n)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// A part that cannot be stored takes nothing of the others with it, and neither does one that fails.
+func TestTxAhead_whoFailsFailsAlone(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		account := newAccount(t, s, "acme")
+		machines, devices := estate(t, s, account, 1, 8)
+		refused := errors.New("refused")
+		var parts []func() error
+		for i, id := range devices {
+			parts = append(parts, func() error {
+				return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error {
+					tn := tx.Tenant(account)
+					switch i {
+					case 2: // after it has put rows off
+						return errors.Join(claim(tn, id, machines[0]), refused)
+					case 5: // a machine that there is not
+						return claim(tn, id, "nobody")
+					}
+					return claim(tn, id, machines[0])
+				})
+			})
+		}
+		for i, err := range crowded(t, s, parts...) {
+			switch {
+			case i == 2 && !errors.Is(err, refused), i == 5 && !errors.Is(err, store.ErrReferenced), i != 2 && i != 5 && err != nil:
+				t.Errorf("part %d: %v", i, err)
+			}
+		}
+		in(t, s, account, func(tn *store.Tenant) error {
+			n, err := store.In[store.DeviceSighting](tn).Count()
+			if n != 6 {
+				t.Errorf("%d claims, want 6", n)
+			}
+			return err
+		})
+	})
+}
+
+// On PostgreSQL those that wait cost the round trips of one: reading for all, and storing for all.
+func TestTxAhead_isReadAndStoredTogether(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t, storetest.Postgres(t), nil)
+	account := newAccount(t, s, "acme")
+	machines, devices := estate(t, s, account, 1, 10)
+	var parts []func() error
+	for _, id := range devices {
+		parts = append(parts, func() error {
+			return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, machines[0]) })
+		})
+	}
+	before, commits := store.BatchesForTest(s), store.CommitsForTest(s)
+	for i, err := range crowded(t, s, parts...) {
+		if err != nil {
+			t.Errorf("part %d: %v", i, err)
+		}
+	}
+	// On a slow machine the group may end before all had their turn.
+	groups := store.CommitsForTest(s) - commits
+	if n := store.BatchesForTest(s) - before; n > 2*groups {
+		t.Errorf("%d round trips for %d parts in %d commits", n, len(parts), groups)
+	}
+	in(t, s, account, func(tn *store.Tenant) error {
+		rows, err := store.In[store.Device](tn).List(store.Eq("description", "x"))
+		if len(rows) != len(devices) {
+			t.Errorf("%d of %d devices were changed", len(rows), len(devices))
+		}
+		for _, d := range rows {
+			if d.Version != 2 || d.Status != api.DeviceNotConfigured || d.Provider != "native" {
+				t.Errorf("stored with others: %+v", d)
+			}
+		}
+		return err
+	})
+}
+
+// Every kind of row survives being stored with another of its kind, column by column.
+func TestJoint_rowsAreStoredAsAlone(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t, storetest.Postgres(t), nil)
+	account := newAccount(t, s, "acme")
+	machines, devices := estate(t, s, account, 2, 2)
+	var stored [2]store.KeyRequest
+	var parts []func() error
+	for i := range stored {
+		parts = append(parts, func() error {
+			return s.TxAhead(ctx, account, foreseen(devices[i]), func(tx *store.Tx) error {
+				now := tx.Now()
+				r := store.KeyRequest{Number: int64(i + 1), DeviceID: devices[i], InstanceID: machines[i], PolicyID: "p", Status: api.KeyPending,
+					Integrity: api.IntegrityGood, Nonce: uuid.NewString(), Reason: "it's \"quoted\", \\ and {braced}, NULL",
+					Verdict: api.Verdict{Reason: "r", Findings: []api.Finding{{Fact: "host_name", Condition: `a,b {} NULL "`}}}, PublicKey: []byte{0, 1, 2, byte(i)}}
+				if i == 1 {
+					r.ApproveAt, r.Mounted, r.PublicKey = &now, true, nil
+				}
+				if err := store.In[store.KeyRequest](tx.Tenant(account)).InsertLater(&r); err != nil {
+					return err
+				}
+				stored[i] = r
+				e := store.KeyRequestEvent{RequestID: r.ID, ToStatus: r.Status, Event: "asked", Actor: "a"}
+				return store.In[store.KeyRequestEvent](tx.Tenant(account)).InsertLater(&e)
+			})
+		})
+	}
+	for _, err := range crowded(t, s, parts...) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	in(t, s, account, func(tn *store.Tenant) error {
+		for _, want := range stored {
+			got, err := store.In[store.KeyRequest](tn).Get(want.ID)
+			if err != nil {
+				return err
+			}
+			if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); len(a) != len(b) || got.Reason != want.Reason ||
+				string(got.PublicKey) != string(want.PublicKey) || (got.PublicKey == nil) != (want.PublicKey == nil) || got.Mounted != want.Mounted ||
+				(got.ApproveAt == nil) != (want.ApproveAt == nil) || fmt.Sprint(got.Verdict) != fmt.Sprint(want.Verdict) {
+				t.Errorf("stored together:\n%+v\nwant\n%+v", got, want)
+			}
+		}
+		return nil
+	})
+}
