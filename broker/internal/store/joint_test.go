@@ -23,9 +23,9 @@ func foreseen(deviceID string) []store.Read {
 
 var errClaimed = errors.New("somebody has it")
 
-// claim notes an instance with a device that nobody has, counts in the device's description, and fails for a device that
-// somebody has: what two that run at the same time must never both do.
-func claim(t *store.Tenant, deviceID, instanceID string) error {
+// claim notes an instance with a device that nobody has, and fails for a device that somebody has: what two that run at the
+// same time must never both do, and nothing but what they read keeps them from it. With counts it also changes the device.
+func claim(t *store.Tenant, deviceID, instanceID string, counts bool) error {
 	d, err := store.In[store.Device](t).First(store.Eq("id", deviceID), store.ForUpdate())
 	if err != nil {
 		return err
@@ -41,9 +41,11 @@ func claim(t *store.Tenant, deviceID, instanceID string) error {
 	if int(n) != len(held) {
 		return fmt.Errorf("%d rows are counted and %d read", n, len(held))
 	}
-	d.Description += "x"
-	if err := store.In[store.Device](t).UpdateLater(&d); err != nil {
-		return err
+	if counts {
+		d.Description += "x"
+		if err := store.In[store.Device](t).UpdateLater(&d); err != nil {
+			return err
+		}
 	}
 	if len(held) > 0 {
 		return errClaimed
@@ -90,7 +92,7 @@ func TestTxAhead_whoWaitsSeesWhatTheOthersWrote(t *testing.T) {
 		for i, m := range machines {
 			id := devices[min(i/6, 1)]
 			parts = append(parts, func() error {
-				return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, m) })
+				return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, m, false) })
 			})
 		}
 		got := 0
@@ -104,15 +106,6 @@ func TestTxAhead_whoWaitsSeesWhatTheOthersWrote(t *testing.T) {
 		if got != 2 {
 			t.Errorf("%d of two devices were claimed", got)
 		}
-		in(t, s, account, func(tn *store.Tenant) error {
-			rows, err := store.In[store.Device](tn).List()
-			for _, d := range rows {
-				if d.Description != "x" {
-					t.Errorf("device %s was changed by those that failed too: %q", d.Name, d.Description)
-				}
-			}
-			return err
-		})
 	})
 }
 
@@ -128,7 +121,7 @@ func TestTxAhead_mixedWithOthersLosesNothing(t *testing.T) {
 		account := newAccount(t, brokers[0], "acme")
 		machines, devices := estate(t, brokers[0], account, 8, 12)
 		var mu sync.Mutex
-		claimed, changed := map[string]int{}, map[string]int{}
+		changed := map[string]int{}
 		var wg sync.WaitGroup
 		for i, m := range machines {
 			wg.Go(func() {
@@ -155,15 +148,14 @@ func TestTxAhead_mixedWithOthersLosesNothing(t *testing.T) {
 							return err
 						})
 					default:
-						err = s.TxAhead(ctx, account, reads, func(tx *store.Tx) error { return claim(tx.Tenant(account), id, m) })
+						err = s.TxAhead(ctx, account, reads, func(tx *store.Tx) error { return claim(tx.Tenant(account), id, m, kind == 2) })
 					}
 					mu.Lock()
 					switch {
 					case err == nil && kind == 0:
 						changed[id]++
-					case err == nil && kind > 1:
+					case err == nil && kind == 2:
 						changed[id]++
-						claimed[id]++
 					case err != nil && !errors.Is(err, errClaimed):
 						t.Errorf("kind %d: %v", kind, err)
 					}
@@ -208,11 +200,11 @@ func TestTxAhead_whoFailsFailsAlone(t *testing.T) {
 					tn := tx.Tenant(account)
 					switch i {
 					case 2: // after it has put rows off
-						return errors.Join(claim(tn, id, machines[0]), refused)
+						return errors.Join(claim(tn, id, machines[0], true), refused)
 					case 5: // a machine that there is not
-						return claim(tn, id, "nobody")
+						return claim(tn, id, "nobody", true)
 					}
-					return claim(tn, id, machines[0])
+					return claim(tn, id, machines[0], true)
 				})
 			})
 		}
@@ -241,7 +233,7 @@ func TestTxAhead_isReadAndStoredTogether(t *testing.T) {
 	var parts []func() error
 	for _, id := range devices {
 		parts = append(parts, func() error {
-			return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, machines[0]) })
+			return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, machines[0], true) })
 		})
 	}
 	before, commits := store.BatchesForTest(s), store.CommitsForTest(s)
