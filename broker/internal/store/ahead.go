@@ -134,11 +134,16 @@ func Number[T any](filters ...Filter) Read {
 func foresee(s *statement, values []any, filters []Filter) *foreseen {
 	f := &foreseen{key: foreseenAs(s, values), text: s.text, values: values}
 	for _, filter := range filters {
-		if filter.equal != "" && len(filter.equal) <= longestID {
-			f.equal = append(f.equal, filter.equal)
-		}
+		f.note(filter)
 	}
 	return f
+}
+
+// note takes what a filter says of every row that passes it.
+func (f *foreseen) note(filter Filter) {
+	if filter.equal != "" && len(filter.equal) <= longestID {
+		f.equal = append(f.equal, filter.equal)
+	}
 }
 
 // foreseenAs names a query by its text and values.
@@ -146,6 +151,11 @@ func foreseenAs(s *statement, values []any) string {
 	var b strings.Builder
 	b.WriteString(s.text)
 	for _, v := range values {
+		if text, ok := v.(string); ok {
+			b.WriteString("\x00string ")
+			b.WriteString(text)
+			continue
+		}
 		fmt.Fprintf(&b, "\x00%T %v", v, v)
 	}
 	return b.String()

@@ -18,8 +18,9 @@ const (
 // its own part on its own goroutine while it has the turn (turnstile), then hands the open transaction to the next. The
 // last one commits for all, and only then is any of them told how its part ended.
 //
-// A part that fails takes back its own writes alone, by a savepoint, where that costs no round trip. Elsewhere, and when
-// the commit fails, everything is rolled back and every part runs again in a transaction of its own.
+// What parts put off is stored when somebody reads what could find it, and before the commit. A part that fails before it has
+// written anything leaves nothing behind. One that has written takes that back alone, by a savepoint, where that costs no
+// round trip. Elsewhere, and when the commit fails, everything is rolled back and every part runs again in a transaction of its own.
 type group struct {
 	store *Store
 	size  int
@@ -96,10 +97,10 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, a *ahead, f f
 	}
 	open.size++
 	// A time of its own, however long it waited: a statement that is cut off would take the whole group with it.
-	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), txTimeout)
+	own, cancel := s.backend.limited(context.WithoutCancel(ctx))
 	defer cancel()
 	tx := &Tx{store: s, db: s.on(own, &s.writer), line: &s.writer, ctx: own, kept: open.kept, group: open}
-	return open, tx, open.run(own, tx, func(tx *Tx) error {
+	return open, tx, open.run(tx, func(tx *Tx) error {
 		if a != nil {
 			if err := open.readAhead(tx, a, alone); err != nil {
 				return err
@@ -129,13 +130,7 @@ func (g *group) takes(alone bool) bool {
 	return !alone && g.broken == nil && g.size < groupSize && time.Since(g.began) < groupTime
 }
 
-func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) {
-	if g.store.backend.savepoints {
-		if _, err := g.store.writer.ExecContext(ctx, "SAVEPOINT part"); err != nil {
-			g.broken = g.store.explain(fmt.Errorf("beginning a part of a transaction: %w", err))
-			return g.broken
-		}
-	}
+func (g *group) run(tx *Tx, f func(*Tx) error) (err error) {
 	ended := false
 	defer func() {
 		if !ended { // f panicked
@@ -143,9 +138,6 @@ func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) 
 		}
 	}()
 	err = f(tx)
-	if err == nil && !g.store.backend.batches {
-		err = tx.flush()
-	}
 	ended = true
 	if err == nil {
 		err = tx.fault
@@ -154,10 +146,23 @@ func (g *group) run(ctx context.Context, tx *Tx, f func(*Tx) error) (err error) 
 		g.undo(tx, err)
 		return err
 	}
-	if g.store.backend.batches {
-		g.adopt(tx)
+	g.adopt(tx)
+	if tx.saved {
+		g.release("RELEASE part")
 	}
-	g.release("RELEASE part")
+	return nil
+}
+
+// save makes it possible to take back what the part is about to write, and only that. What was put off before it is stored by
+// now.
+func (g *group) save(tx *Tx) error {
+	if tx.saved || !g.store.backend.savepoints {
+		return nil
+	}
+	if _, err := g.store.writer.ExecContext(tx.ctx, "SAVEPOINT part"); err != nil {
+		return tx.failed("beginning a part of a transaction", err)
+	}
+	tx.saved = true
 	return nil
 }
 
@@ -167,11 +172,10 @@ func (g *group) undo(tx *Tx, cause error) {
 		clear(g.kept)
 	}
 	if !tx.wrote && tx.fault == nil {
-		g.release("RELEASE part")
 		return
 	}
 	clear(g.kept)
-	if !g.store.backend.savepoints {
+	if !tx.saved {
 		g.broken = cause
 		return
 	}
@@ -179,9 +183,6 @@ func (g *group) undo(tx *Tx, cause error) {
 }
 
 func (g *group) release(statements ...string) {
-	if !g.store.backend.savepoints {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), txTimeout)
 	defer cancel()
 	for _, statement := range statements {

@@ -85,15 +85,16 @@ func (g *group) touches(a *ahead) bool { return slices.ContainsFunc(a.all, g.wri
 // writing is what rows hold that were put off.
 type writing struct {
 	texts map[string]bool
-	// changed are the tables of rows that were there before.
-	changed map[string]bool
+	// tables are those of the rows, and changed those of rows that were there before.
+	tables, changed map[string]bool
 }
 
 func (w *writing) note(all []put) {
 	if w.texts == nil && len(all) > 0 {
-		w.texts, w.changed = map[string]bool{}, map[string]bool{}
+		w.texts, w.tables, w.changed = map[string]bool{}, map[string]bool{}, map[string]bool{}
 	}
 	for _, p := range all {
+		w.tables[p.table] = true
 		if !p.insert {
 			w.changed[p.table] = true
 		}
@@ -128,10 +129,7 @@ func (g *group) settle(tx *Tx) error {
 	}
 	all := g.pending
 	g.pending = nil
-	if err := tx.store.putAll(tx, all, g.size > 1); err != nil {
-		return tx.failed("storing rows", err)
-	}
-	return nil
+	return tx.store.put(tx, all, g.size > 1)
 }
 
 // jointQuery is one statement of a batch and what is done with its answer.

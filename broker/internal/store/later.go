@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// Rows that nobody reads again in their transaction are stored when it ends, or before its next statement that is not put
-// off, and a row that changes meanwhile once instead of twice. On PostgreSQL those of all transactions that share a commit are
-// stored at its end, together (joint.go).
+// Rows that nobody reads again in their transaction are stored before its commit, or before the next statement that could
+// find them, and a row that changes meanwhile once instead of twice. On PostgreSQL those of all transactions that share a commit
+// are stored together (joint.go).
 
 // errLost is how a row that was put off ends when another transaction wrote first. The transaction is run again, when it
 // finds what the other one wrote.
@@ -125,10 +125,41 @@ func (tx *Tx) flush() error {
 		return nil
 	}
 	all := tx.later
+	if err := tx.group.save(tx); err != nil {
+		return err
+	}
 	tx.later, tx.wrote = nil, true
-	if tx.store.backend.batches {
-		tx.group.written.note(all)
-		if err := tx.store.putAll(tx, all, false); err != nil {
+	tx.group.written.note(all)
+	return tx.store.put(tx, all, false)
+}
+
+// before stores what was put off if a query over a table could find it. ids are the rows that it has found, once it was made;
+// then before says whether it has to be made again.
+func (tx *Tx) before(table string, filters []Filter, counts bool, ids []string) (stored bool, err error) {
+	if tx.group == nil || len(tx.later) == 0 && len(tx.group.pending) == 0 {
+		return false, nil
+	}
+	f := &foreseen{ids: ids}
+	if counts {
+		f.counted = table
+	}
+	for _, filter := range filters {
+		f.note(filter)
+	}
+	own := writing{}
+	own.note(tx.later)
+	for _, w := range []*writing{&own, &tx.group.written} {
+		if w.tables[table] && w.touches(f) {
+			return true, tx.flush()
+		}
+	}
+	return false, nil
+}
+
+// put stores rows, one after another or as many as there are together.
+func (s *Store) put(tx *Tx, all []put, together bool) error {
+	if s.backend.batches {
+		if err := s.putAll(tx, all, together); err != nil {
 			return tx.failed("storing rows", err)
 		}
 		return nil

@@ -65,8 +65,19 @@ func (s *statements) put(shape string, one *statement) {
 
 // shapeOf names the shape of a statement over filters; empty when values decide on its text.
 func (t Table[T]) shapeOf(kind string, filters []Filter) string {
+	size := 0
+	for _, f := range filters {
+		size += len(f.shape) + 1
+	}
+	name := t.name()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s any=%t", kind, t.name(), t.scope.any)
+	b.Grow(len(kind) + len(name) + size + 5)
+	b.WriteString(kind)
+	b.WriteByte(' ')
+	b.WriteString(name)
+	if t.scope.any {
+		b.WriteString(" any")
+	}
 	for _, f := range filters {
 		if f.shape == "" {
 			return ""

@@ -74,6 +74,15 @@ type backend struct {
 	savepoints bool
 }
 
+// limited is the time that the statements of a transaction for writing have. SQLite's are short and wait for nobody, and to watch
+// one that could be cut off costs its driver a goroutine each time.
+func (b backend) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !b.batches {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, txTimeout)
+}
+
 // Open connects to the database and brings its schema up to date. It refuses a schema newer than this program.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Clock == nil {

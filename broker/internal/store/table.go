@@ -94,14 +94,34 @@ func (t Table[T]) List(filters ...Filter) ([]T, error) {
 			return t.told(rows, nil)
 		}
 	}
+	if s != nil {
+		return t.told(t.read(s, values, filters))
+	}
 	if err := t.tx.flush(); err != nil {
 		return nil, err
 	}
-	if s != nil {
-		return t.told(read[T](t.tx, s, t.schema(), values))
-	}
 	rows, err := t.find(filters)
 	return t.told(rows, err)
+}
+
+// read runs a query, after storing what it could find of what was put off.
+func (t Table[T]) read(s *statement, values []any, filters []Filter) ([]T, error) {
+	if _, err := t.tx.before(t.name(), filters, false, nil); err != nil {
+		return nil, err
+	}
+	rows, err := read[T](t.tx, s, t.schema(), values)
+	if err != nil || t.tx.group == nil {
+		return rows, err
+	}
+	ids := make([]string, len(rows))
+	for i := range rows {
+		ids[i] = idOf(&rows[i])
+	}
+	// A row that it found may have been changed by what is put off, and hold no longer what it was found by.
+	if again, err := t.tx.before(t.name(), filters, false, ids); err != nil || !again {
+		return rows, err
+	}
+	return read[T](t.tx, s, t.schema(), values)
 }
 
 // told is how rows are given out.
@@ -174,7 +194,12 @@ func (t Table[T]) Count(filters ...Filter) (int64, error) {
 			return n, nil
 		}
 	}
-	if err := t.tx.flush(); err != nil {
+	if s == nil {
+		err = t.tx.flush()
+	} else {
+		_, err = t.tx.before(t.name(), filters, true, nil)
+	}
+	if err != nil {
 		return 0, err
 	}
 	if s == nil {

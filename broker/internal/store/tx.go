@@ -25,6 +25,8 @@ type Tx struct {
 	later []put
 	// ahead is what was read before it was asked for (ahead.go).
 	ahead map[string]*foreseen
+	// saved says that there is a savepoint before what the transaction has written.
+	saved bool
 	// wrote says that there is something to take back, dirty that what is kept may come from it or from what is put off.
 	wrote, dirty bool
 	// kept is what was read and cannot have changed since; see Keep.
@@ -76,10 +78,11 @@ func (tx *Tx) writes() error {
 		return err
 	}
 	tx.wrote, tx.ahead = true, nil
-	if tx.group != nil {
-		tx.group.epoch++
+	if tx.group == nil { // one that only reads: the database refuses it
+		return nil
 	}
-	return nil
+	tx.group.epoch++
+	return tx.group.save(tx)
 }
 
 // Replace sets what Keep returns.
