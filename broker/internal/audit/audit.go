@@ -66,9 +66,16 @@ func Append(t *store.Tenant, e Entry) error {
 // headKey is where the end of an account's chain is kept among transactions that share a commit.
 type headKey struct{ account string }
 
+// Appending foresees what Append reads.
+func Appending() store.Read { return store.Opening(store.Row[store.AuditRecord](newest()...)) }
+
+func newest() []store.Filter {
+	return []store.Filter{store.Desc("sequence"), store.Only("sequence", "hash")}
+}
+
 // end reads the end of the chain.
 func end(table store.Table[store.AuditRecord]) (chain.Head, error) {
-	last, err := table.First(store.Desc("sequence"), store.Only("sequence", "hash"))
+	last, err := table.First(newest()...)
 	if errors.Is(err, store.ErrNotFound) {
 		return chain.Head{}, nil
 	}

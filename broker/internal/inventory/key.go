@@ -22,6 +22,11 @@ func AccountKey(t *store.Tenant) (keystore.AccountKey, error) {
 	return KeyOfAccount(a), nil
 }
 
+// AccountKeyOf foresees what AccountKey reads of an account.
+func AccountKeyOf(accountID string) store.Read {
+	return store.Opening(store.Row[store.Account](store.Eq("id", accountID)))
+}
+
 // KeyOfAccount is an account's row in the form that the key store takes.
 func KeyOfAccount(a store.Account) keystore.AccountKey {
 	out := keystore.AccountKey{AccountID: a.ID, Generation: a.KeyGeneration, RootKeyID: a.RootKeyID, Wrapped: a.WrappedKey}

@@ -69,7 +69,8 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 func foreseen(in api.KeyRequest, p tenant.Principal) []store.Read {
 	return []store.Read{challenge.Spending(in.Nonce), store.Row[store.Device](store.Eq("id", in.DeviceID), store.ForUpdate()), inventory.Seeing(in.DeviceID, p.Instance),
 		store.Row[store.Instance](store.Eq("id", p.Instance)), store.Rows[store.KeyRequest](heldOf(in.DeviceID)...),
-		store.Row[store.KeyRequest](newestOf(in.DeviceID, p.Instance)...), inventory.CurrentKeyOf(in.DeviceID)}
+		store.Row[store.KeyRequest](newestOf(in.DeviceID, p.Instance)...), inventory.CurrentKeyOf(in.DeviceID),
+		store.Opening(store.Row[store.KeyRequest](lastNumber()...)), audit.Appending(), inventory.AccountKeyOf(p.AccountID)}
 }
 
 // ask files a request, and with a sealer hands the key over when it is approved at once.
@@ -343,7 +344,7 @@ func withinLeaseTaken(res Result) bool {
 func nextNumber(t *store.Tenant) (int64, error) {
 	at := numberKey{t.AccountID()}
 	last, err := store.Keep(t.Tx(), at, func() (int64, error) {
-		last, err := store.In[store.KeyRequest](t).First(store.Desc("number"), store.Only("number"))
+		last, err := store.In[store.KeyRequest](t).First(lastNumber()...)
 		if errors.Is(err, store.ErrNotFound) {
 			return 0, nil
 		}
@@ -354,6 +355,8 @@ func nextNumber(t *store.Tenant) (int64, error) {
 	}
 	return last + 1, err
 }
+
+func lastNumber() []store.Filter { return []store.Filter{store.Desc("number"), store.Only("number")} }
 
 // numberKey is where the last number of an account's requests is kept among transactions that share a commit.
 type numberKey struct{ account string }

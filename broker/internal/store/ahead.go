@@ -20,8 +20,10 @@ type foreseen struct {
 	values []any
 	// equal are texts that each of its rows holds, and ids those that it found.
 	equal, ids []string
-	// counted is the table of which rows are counted, not read.
-	counted string
+	// opening says that only the first of a group makes it.
+	opening bool
+	// table is where it looks, and counted that again where rows are counted, not read.
+	table, counted string
 
 	// columns is told the names of the result's columns; scan reads a row, and what else stands in it, and take adds a row.
 	columns func(names []string) error
@@ -61,10 +63,11 @@ func (a *ahead) prepare(tx *Tx) (joint bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if f != nil {
-			a.all = append(a.all, f)
-			joint = joint && len(f.equal) > 0
+		if f == nil || f.opening && tx.group.size > 1 {
+			continue
 		}
+		a.all = append(a.all, f)
+		joint = joint && (f.opening || len(f.equal) > 0)
 	}
 	return joint, nil
 }
@@ -77,15 +80,34 @@ func (a *ahead) give(tx *Tx) {
 	}
 }
 
+// Opening is a read whose result all transactions that share a commit keep (Keep): only the first of them makes it.
+func Opening(read Read) Read {
+	return func(t *Tenant) (*foreseen, error) {
+		f, err := read(t)
+		if f != nil {
+			f.opening = true
+		}
+		return f, err
+	}
+}
+
+// within is the table of T in a tenant, or of all where T belongs to none.
+func within[T any](t *Tenant) Table[T] {
+	if _, ok := any(new(T)).(tenantRow); ok {
+		return In[T](t)
+	}
+	return Global[T](t.tx)
+}
+
 // Rows foresees List.
 func Rows[T any](filters ...Filter) Read {
 	return func(tn *Tenant) (*foreseen, error) {
-		t := In[T](tn)
+		t := within[T](tn)
 		s, err := t.listStatement(filters)
 		if s == nil || err != nil {
 			return nil, err
 		}
-		f := foresee(s, t.bound(filters), filters)
+		f := foresee(t.name(), s, t.bound(filters), filters)
 		var fields []*schema.Field
 		var d decoder
 		f.columns = func(names []string) (err error) {
@@ -112,12 +134,12 @@ func Row[T any](filters ...Filter) Read { return Rows[T](append(filters, Limit(1
 // Number foresees Count.
 func Number[T any](filters ...Filter) Read {
 	return func(tn *Tenant) (*foreseen, error) {
-		t := In[T](tn)
+		t := within[T](tn)
 		s, err := t.countStatement(filters)
 		if s == nil || err != nil {
 			return nil, err
 		}
-		f := foresee(s, t.bound(filters), filters)
+		f := foresee(t.name(), s, t.bound(filters), filters)
 		f.counted = t.name()
 		f.columns = func([]string) error { return nil }
 		f.scan = func(rows pgx.Rows, more ...any) (any, error) {
@@ -131,8 +153,8 @@ func Number[T any](filters ...Filter) Read {
 	}
 }
 
-func foresee(s *statement, values []any, filters []Filter) *foreseen {
-	f := &foreseen{key: foreseenAs(s, values), text: s.text, values: values}
+func foresee(table string, s *statement, values []any, filters []Filter) *foreseen {
+	f := &foreseen{key: foreseenAs(s, values), text: s.text, values: values, table: table}
 	for _, filter := range filters {
 		f.note(filter)
 	}

@@ -11,7 +11,7 @@ import (
 // waits long for others.
 const (
 	groupSize = 128
-	groupTime = 25 * time.Millisecond
+	groupTime = 75 * time.Millisecond
 )
 
 // group is one transaction of the database in which several callers' transactions run one after another. Each caller runs

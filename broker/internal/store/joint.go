@@ -22,7 +22,7 @@ import (
 
 const (
 	// jointReads is for how many parts is read at once. They have to come to their turn before the group is too old.
-	jointReads = 16
+	jointReads = 32
 	// longestID is how long a text can be, in bytes, that rows are found by.
 	longestID = 256
 )
@@ -108,7 +108,7 @@ func (w *writing) note(all []put) {
 
 // touches says whether one of the rows could be among those that f found, or would find now.
 func (w *writing) touches(f *foreseen) bool {
-	if len(w.texts) == 0 {
+	if !w.tables[f.table] {
 		return false
 	}
 	has := func(s string) bool { return w.texts[s] }

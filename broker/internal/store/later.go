@@ -139,7 +139,7 @@ func (tx *Tx) before(table string, filters []Filter, counts bool, ids []string) 
 	if tx.group == nil || len(tx.later) == 0 && len(tx.group.pending) == 0 {
 		return false, nil
 	}
-	f := &foreseen{ids: ids}
+	f := &foreseen{table: table, ids: ids}
 	if counts {
 		f.counted = table
 	}
@@ -149,7 +149,7 @@ func (tx *Tx) before(table string, filters []Filter, counts bool, ids []string) 
 	own := writing{}
 	own.note(tx.later)
 	for _, w := range []*writing{&own, &tx.group.written} {
-		if w.tables[table] && w.touches(f) {
+		if w.touches(f) {
 			return true, tx.flush()
 		}
 	}
