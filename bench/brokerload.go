@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +72,13 @@ func askBroker(address string, roots *x509.CertPool) caller {
 		if err != nil {
 			return err
 		}
-		var status api.KeyRequestStatus
+		// What opens the key, and not all that the console's programs read too.
+		var status struct {
+			ID       string           `json:"id"`
+			Status   api.KeyStatus    `json:"status"`
+			Reason   string           `json:"reason"`
+			Delivery *api.KeyDelivery `json:"delivery"`
+		}
 		if err := post(conn, in, address, api.PathKeyRequests, api.KeyRequest{DeviceID: m.DeviceID, Nonce: nonce,
 			Evidence: fleetEvidence(m, nonce), PublicKey: private.PublicKey(), Time: time.Now(), Deliver: true}, &status); err != nil {
 			return err
@@ -128,22 +135,52 @@ func postOnce(conn io.Writer, in *bufio.Reader, host, path, key string, body, ou
 	if _, err := conn.Write(b.Bytes()); err != nil {
 		return false, err
 	}
-	res, err := http.ReadResponse(in, nil)
+	code, answer, err := readAnswer(in)
 	if err != nil {
 		return false, err
 	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		return false, err
-	}
-	if res.StatusCode >= 300 {
-		return res.StatusCode == http.StatusServiceUnavailable, fmt.Errorf("POST %s: %s: %s", path, res.Status, answer)
+	if code >= 300 {
+		return code == http.StatusServiceUnavailable, fmt.Errorf("POST %s: %d: %s", path, code, answer)
 	}
 	if out == nil {
 		return false, nil
 	}
 	return false, json.Unmarshal(answer, out)
+}
+
+// readAnswer reads an answer whose header says how long it is, as this broker's do.
+func readAnswer(in *bufio.Reader) (code int, body []byte, err error) {
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
+		return 0, nil, fmt.Errorf("an answer begins with %q", line)
+	}
+	if code, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, nil, fmt.Errorf("an answer begins with %q", line)
+	}
+	length := -1
+	for {
+		if line, err = in.ReadSlice('\n'); err != nil {
+			return 0, nil, err
+		}
+		name, value, found := bytes.Cut(bytes.TrimSpace(line), []byte(":"))
+		if !found {
+			break
+		}
+		if bytes.EqualFold(name, []byte("Content-Length")) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return 0, nil, fmt.Errorf("an answer of length %q", value)
+			}
+		}
+	}
+	if length < 0 || length > 1<<20 {
+		return 0, nil, fmt.Errorf("an answer of %d bytes", length)
+	}
+	body = make([]byte, length)
+	_, err = io.ReadFull(in, body)
+	return code, body, err
 }
 
 // load is the result of one window.

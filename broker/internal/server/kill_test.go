@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"keyward/broker/api"
@@ -47,6 +48,9 @@ func spawn(t *testing.T, c Config) *process {
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		p.cmd.Wait()
+		if t.Failed() {
+			t.Logf("a broker's log:\n%s", p.log)
+		}
 	})
 	return p
 }
@@ -67,6 +71,7 @@ func TestBroker_killedUnderLoadKeepsWhatItAcknowledged(t *testing.T) {
 		await(t, func() bool { return ann.call("GET", "/readyz", nil, nil).Status == 200 })
 		ann.logOn("acme", setup.Admin)
 		var mu sync.Mutex
+		var killed atomic.Bool
 		acknowledged := map[string]bool{}
 		var wg sync.WaitGroup
 		for w := range 4 {
@@ -75,6 +80,9 @@ func TestBroker_killedUnderLoadKeepsWhatItAcknowledged(t *testing.T) {
 					var token api.EnrolmentTokenInfo
 					p := ann.call("POST", "/api/v1/enrolment-tokens", api.EnrolmentTokenWrite{Description: fmt.Sprintf("%d-%d", w, i), Uses: 1, ExpireSeconds: 600}, &token)
 					if p.Status != 201 {
+						if !killed.Load() {
+							t.Errorf("before the broker was killed: %+v", p)
+						}
 						return
 					}
 					mu.Lock()
@@ -84,12 +92,16 @@ func TestBroker_killedUnderLoadKeepsWhatItAcknowledged(t *testing.T) {
 			})
 		}
 		await(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(acknowledged) > 40 })
+		killed.Store(true)
 		if err := first.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		first.cmd.Wait()
 		wg.Wait()
 
+		// Elsewhere: its ports are free for everybody once it is gone.
+		c.PeopleListen, c.AgentListen = freePort(t), freePort(t)
+		ann.url = "https://" + c.PeopleListen
 		second := spawn(t, c)
 		await(t, func() bool { return ann.call("GET", "/readyz", nil, nil).Status == 200 })
 		var tokens []api.EnrolmentTokenInfo
