@@ -3,12 +3,14 @@ package unlock
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,12 +27,35 @@ type door struct {
 }
 
 func newDoor(t *testing.T) *door {
-	d := &door{t: t}
-	d.open()
-	d.port = d.listener.Addr().(*net.TCPAddr).Port
-	d.close()
+	d := &door{t: t, port: closedPort(t)}
 	t.Cleanup(d.close)
 	return d
+}
+
+// doors are the ports that tests have taken.
+var doors sync.Map
+
+// closedPort is one that nobody listens on, below those that the kernel gives to whoever asks for any: a door that
+// another program opens is not closed.
+func closedPort(t *testing.T) int {
+	t.Helper()
+	first := 32768
+	if raw, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		fmt.Sscan(string(raw), &first)
+	}
+	const least = 10240
+	for range 1000 {
+		port := least + rand.IntN(max(first-least, 1))
+		if _, taken := doors.LoadOrStore(port, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
 }
 
 func (d *door) open() {
