@@ -121,7 +121,9 @@ func Rows[T any](filters ...Filter) Read {
 		out := []T{}
 		f.take = func(row any) {
 			out = append(out, *row.(*T))
-			f.ids = append(f.ids, idOf(row))
+			if id := idOf(row); id != "" { // a part of a row may have none
+				f.ids = append(f.ids, id)
+			}
 		}
 		f.result = func() any { return out }
 		return f, nil
@@ -194,9 +196,7 @@ func given[V any](tx *Tx, s *statement, values []any) (v V, ok bool) {
 		return v, false
 	}
 	delete(tx.ahead, key)
-	own := writing{}
-	own.note(tx.later)
-	if own.touches(f) || tx.group.written.touches(f) {
+	if tx.own.touches(f) || tx.group.written.touches(f) {
 		return v, false
 	}
 	v, ok = f.result().(V)

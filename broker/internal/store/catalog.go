@@ -109,7 +109,7 @@ func (c *catalog) write(s *statement, insert bool, values int) string {
 	quoted := make([]string, len(columns))
 	for i, name := range columns {
 		kind := c.types[table][name]
-		if kind == "" {
+		if kind == "" || strings.HasSuffix(kind, "[]") { // unnest would take lists apart
 			return ""
 		}
 		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, kind))

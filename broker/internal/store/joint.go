@@ -119,7 +119,7 @@ func (w *writing) touches(f *foreseen) bool {
 func (g *group) adopt(tx *Tx) {
 	g.written.note(tx.later)
 	g.pending = append(g.pending, tx.later...)
-	tx.later = nil
+	tx.later, tx.own = nil, writing{}
 }
 
 // settle stores what the parts so far have put off.

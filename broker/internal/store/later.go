@@ -15,6 +15,9 @@ import (
 // finds what the other one wrote.
 var errLost = errors.New("store: another transaction wrote first")
 
+// mostLater bounds the rows that one transaction puts off: they are looked through when one of them changes.
+const mostLater = 256
+
 // lostAgain bounds how often a transaction is run again for it.
 const lostAgain = 3
 
@@ -48,9 +51,8 @@ func (t Table[T]) InsertLater(row *T) error {
 	if err != nil {
 		return err
 	}
-	t.tx.later = append(t.tx.later, put{statement: s, table: t.name(), id: idOf(row), insert: true, account: t.scope.account, version: 1,
+	return t.tx.putOff(put{statement: s, table: t.name(), id: idOf(row), insert: true, account: t.scope.account, version: 1,
 		values: values, lost: fmt.Errorf("%w: %s", ErrDuplicate, t.name())})
-	return nil
 }
 
 // UpdateLater is Update for a row that was read in this transaction. Should another transaction change it at the same
@@ -78,9 +80,8 @@ func (t Table[T]) UpdateLater(row *T) error {
 		back()
 		return err
 	}
-	t.tx.later = append(t.tx.later, put{statement: s, table: t.name(), id: id,
+	return t.tx.putOff(put{statement: s, table: t.name(), id: id,
 		values: append(values, t.bound([]Filter{Eq("id", id), Eq("version", read)})...), lost: fmt.Errorf("%w: %s", ErrStale, t.name())})
-	return nil
 }
 
 // amend changes a row whose insertion is still put off, and says whether it was.
@@ -103,8 +104,19 @@ func (t Table[T]) amend(row *T) bool {
 		return false
 	}
 	t.tx.later[i].values = values
+	t.tx.own.note(t.tx.later[i : i+1])
 	t.tx.later[i].version++
 	return true
+}
+
+// putOff keeps a row for later. A transaction over thousands of rows stores them in between.
+func (tx *Tx) putOff(p put) error {
+	tx.later = append(tx.later, p)
+	tx.own.note(tx.later[len(tx.later)-1:])
+	if len(tx.later) >= mostLater {
+		return tx.flush()
+	}
+	return nil
 }
 
 func idOf(row any) string {
@@ -128,7 +140,7 @@ func (tx *Tx) flush() error {
 	if err := tx.group.save(tx); err != nil {
 		return err
 	}
-	tx.later, tx.wrote = nil, true
+	tx.later, tx.own, tx.wrote = nil, writing{}, true
 	tx.group.written.note(all)
 	return tx.store.put(tx, all, false)
 }
@@ -146,9 +158,7 @@ func (tx *Tx) before(table string, filters []Filter, counts bool, ids []string) 
 	for _, filter := range filters {
 		f.note(filter)
 	}
-	own := writing{}
-	own.note(tx.later)
-	for _, w := range []*writing{&own, &tx.group.written} {
+	for _, w := range []*writing{&tx.own, &tx.group.written} {
 		if w.touches(f) {
 			return true, tx.flush()
 		}

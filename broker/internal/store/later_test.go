@@ -149,3 +149,46 @@ func TestLater_whoLosesIsRunAgain(t *testing.T) {
 		})
 	})
 }
+
+// A transaction that puts off more rows than are kept finds all of them, and takes all of them back.
+func TestLater_thousandsOfRowsInOneTransaction(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		account := newAccount(t, s, "acme")
+		refused := errors.New("refused")
+		for _, end := range []error{refused, nil} {
+			err := s.Tx(ctx, func(tx *store.Tx) error {
+				table := store.In[store.Device](tx.Tenant(account))
+				for i := range 1500 {
+					d := device(fmt.Sprint("d", i))
+					if err := table.InsertLater(&d); err != nil {
+						return err
+					}
+					if _, err := store.In[store.User](tx.Tenant(account)).Count(store.Eq("name", d.Name)); err != nil {
+						return err
+					}
+					if i%500 == 0 {
+						if n, err := table.Count(); err != nil || n != int64(i+1) {
+							t.Errorf("%d of %d rows are there (%v)", n, i+1, err)
+						}
+					}
+				}
+				return end
+			})
+			if !errors.Is(err, end) {
+				t.Fatalf("ended in %v, want %v", err, end)
+			}
+			want := int64(1500)
+			if end != nil {
+				want = 0
+			}
+			in(t, s, account, func(tn *store.Tenant) error {
+				n, err := store.In[store.Device](tn).Count()
+				if n != want {
+					t.Errorf("%d rows are there afterwards, want %d", n, want)
+				}
+				return err
+			})
+		}
+	})
+}

@@ -16,7 +16,8 @@ import (
 	"gorm.io/gorm"
 )
 
-// txTimeout bounds every transaction: Fiber does not cancel a request's context when the client goes away.
+// txTimeout bounds how long a transaction waits for its turn, and its statements but for those that write to SQLite
+// (limited): Fiber does not cancel a request's context when the client goes away.
 const txTimeout = 10 * time.Second
 
 // Options says which database to open.

@@ -113,9 +113,11 @@ func (t Table[T]) read(s *statement, values []any, filters []Filter) ([]T, error
 	if err != nil || t.tx.group == nil {
 		return rows, err
 	}
-	ids := make([]string, len(rows))
+	var ids []string
 	for i := range rows {
-		ids[i] = idOf(&rows[i])
+		if id := idOf(&rows[i]); id != "" {
+			ids = append(ids, id)
+		}
 	}
 	// A row that it found may have been changed by what is put off, and hold no longer what it was found by.
 	if again, err := t.tx.before(t.name(), filters, false, ids); err != nil || !again {

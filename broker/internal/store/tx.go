@@ -21,8 +21,9 @@ type Tx struct {
 	fault error
 	// group is the one that the transaction takes part in; nil for one that only reads.
 	group *group
-	// later is what is put off (later.go).
+	// later is what is put off (later.go), and own what stands in it.
 	later []put
+	own   writing
 	// ahead is what was read before it was asked for (ahead.go).
 	ahead map[string]*foreseen
 	// saved says that there is a savepoint before what the transaction has written.
