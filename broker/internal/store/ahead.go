@@ -30,46 +30,56 @@ type foreseen struct {
 	scan    func(rows pgx.Rows, more ...any) (any, error)
 	take    func(row any)
 	result  func() any
+	// forget drops what it gave, before it is asked again.
+	forget func()
 }
 
 // TxAhead is Tx in one account, for f that is going to make these reads in any case. On PostgreSQL they are made together with
 // those of others that wait for their turn, and f finds what they gave. Reads of rows name a table and filters, as List and
 // First have them.
 func (s *Store) TxAhead(ctx context.Context, accountID string, reads []Read, f func(*Tx) error) error {
-	var a *ahead
-	if len(reads) > 0 && s.backend.batches {
-		a = &ahead{account: accountID, reads: reads}
+	if len(reads) == 0 || !s.backend.batches {
+		return s.repeat(ctx, nil, f)
+	}
+	// Before the turn, when nobody waits for it.
+	tx := &Tx{store: s, db: s.on(ctx, &line{}), ctx: ctx}
+	a := &ahead{}
+	for _, read := range reads {
+		q, err := read(&Tenant{tx: tx, accountID: accountID})
+		if err != nil {
+			return err
+		}
+		if q != nil {
+			a.reads = append(a.reads, q)
+		}
 	}
 	return s.repeat(ctx, a, f)
 }
 
 // ahead is what one transaction is going to read, and what was read for it.
 type ahead struct {
-	account string
-	reads   []Read
+	reads []*foreseen
 
-	// all are the reads as queries, once they were made for group, in whose epoch.
+	// all are the reads that were made for group, in whose epoch.
 	all   []*foreseen
 	group *group
 	epoch int
 }
 
-// prepare makes queries of the reads. joint says that what they give can be told from what others write meanwhile.
-func (a *ahead) prepare(tx *Tx) (joint bool, err error) {
-	a.all, joint = nil, true
-	t := &Tenant{tx: tx, accountID: a.account}
-	for _, read := range a.reads {
-		f, err := read(t)
-		if err != nil {
-			return false, err
-		}
-		if f == nil || f.opening && tx.group.size > 1 {
+// prepare chooses the reads that are to be made in a group; opening says that the transaction opens it. joint says that what
+// they give can be told from what others write meanwhile.
+func (a *ahead) prepare(opening bool) (joint bool) {
+	a.all, a.group, joint = nil, nil, true
+	for _, f := range a.reads {
+		if f.opening && !opening {
 			continue
 		}
+		f.ids = nil
+		f.forget()
 		a.all = append(a.all, f)
 		joint = joint && (f.opening || len(f.equal) > 0)
 	}
-	return joint, nil
+	return joint
 }
 
 // give hands what was read to the transaction.
@@ -119,6 +129,7 @@ func Rows[T any](filters ...Filter) Read {
 			return row, d.row(t.tx.ctx, rows, fields, reflect.ValueOf(row).Elem(), more...)
 		}
 		out := []T{}
+		f.forget = func() { out = []T{} }
 		f.take = func(row any) {
 			out = append(out, *row.(*T))
 			if id := idOf(row); id != "" { // a part of a row may have none
@@ -149,6 +160,7 @@ func Number[T any](filters ...Filter) Read {
 			return n, rows.Scan(append([]any{n}, more...)...)
 		}
 		var n int64
+		f.forget = func() { n = 0 }
 		f.take = func(row any) { n = *row.(*int64) }
 		f.result = func() any { return n }
 		return f, nil

@@ -17,10 +17,12 @@ type catalog struct {
 
 	mu    sync.RWMutex
 	texts map[*statement]string
+	// checks are the texts of statements that fail unless they store as many rows as they are told, by their own text.
+	checks map[string]string
 }
 
 func readCatalog(ctx context.Context, db *sql.DB) (*catalog, error) {
-	c := &catalog{types: map[string]map[string]string{}, depth: map[string]int{}, texts: map[*statement]string{}}
+	c := &catalog{types: map[string]map[string]string{}, depth: map[string]int{}, texts: map[*statement]string{}, checks: map[string]string{}}
 	err := each(ctx, db, `SELECT r.relname, a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
 		WHERE r.relnamespace = current_schema()::regnamespace AND r.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped`, func(rows *sql.Rows) error {
 		var table, column, kind string
@@ -72,6 +74,25 @@ func each(ctx context.Context, db *sql.DB, query string, row func(*sql.Rows) err
 		}
 	}
 	return rows.Err()
+}
+
+// divisionByZero is how a statement of checked fails (PostgreSQL manual, appendix A). No other statement divides.
+const divisionByZero = "22012"
+
+// checked is a statement that stores rows and takes so many values, made to fail unless it stores as many rows as one more
+// value says. What comes behind it in a batch, the commit, does not happen then.
+func (c *catalog) checked(text string, values int) string {
+	c.mu.RLock()
+	check := c.checks[text]
+	c.mu.RUnlock()
+	if check != "" {
+		return check
+	}
+	check = fmt.Sprintf("WITH stored AS (%s RETURNING 1) SELECT 1 / (COUNT(*) = $%d)::int FROM stored", text, values+1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.checks[text] = check
+	return check
 }
 
 // keyColumns are what an UPDATE of the gateway finds its row by, behind the columns that it sets.

@@ -77,3 +77,6 @@ func FindForTest[T any](t Table[T], filters ...Filter) ([]T, error) {
 
 // IsPostgresForTest says which database it is.
 func IsPostgresForTest(s *Store) bool { return s.backend.name == "postgres" }
+
+// UsualForTest counts the reads that are made with the first of a group.
+func UsualForTest(s *Store) int { return len(s.usual.reads) }

@@ -8,9 +8,10 @@ import (
 )
 
 // What a group takes at most. A commit waits for the disk, so those that come meanwhile share the next one, but nobody
-// waits long for others.
+// waits long for others: what a large group ends with is answered all at once, and until then those that it answers make no
+// new work for the other processors (docs/performance.md).
 const (
-	groupSize = 128
+	groupSize = 32
 	groupTime = 75 * time.Millisecond
 )
 
@@ -90,7 +91,7 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, a *ahead, f f
 		open = nil
 	}
 	if open == nil {
-		if err := s.begin(ctx, &s.writer, s.backend.beginWrite); err != nil {
+		if err := s.begin(ctx, &s.writer, s.backend.beginWrite, a != nil); err != nil {
 			return nil, nil, err
 		}
 		open = &group{store: s, began: time.Now(), kept: map[any]any{}, done: make(chan struct{})}
@@ -106,15 +107,23 @@ func (s *Store) part(ctx context.Context, open *group, alone bool, a *ahead, f f
 				return err
 			}
 		}
+		if err := s.writer.open(own); err != nil {
+			return tx.failed("beginning a transaction", err)
+		}
 		return f(tx)
 	})
 }
 
-// begin starts a transaction on a line. It has a time of its own: who has waited for long would cut the connection off, and
-// the next one, whose time is as short, would not get a new one.
-func (s *Store) begin(ctx context.Context, l *line, statement string) error {
+// begin starts a transaction on a line, or with later leaves that to the first batch of statements (Tx.send). It has a time of
+// its own: who has waited for long would cut the connection off, and the next one, whose time is as short, would not get a new
+// one.
+func (s *Store) begin(ctx context.Context, l *line, statement string, later bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), txTimeout)
 	defer cancel()
+	l.opening = ""
+	if later {
+		l.opening, statement = statement, ""
+	}
 	err := l.begin(ctx, statement)
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w (beginning a transaction: %w)", ErrBusy, err)
@@ -195,32 +204,36 @@ func (g *group) release(statements ...string) {
 // finish commits, or rolls back what is broken, and tells all who took part.
 func (g *group) finish() {
 	if g.broken == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), txTimeout)
-		g.broken = g.settle(&Tx{store: g.store, line: &g.store.writer, ctx: ctx})
-		cancel()
+		g.broken = g.end()
 	}
 	if g.broken != nil {
 		_ = g.store.writer.end("ROLLBACK") // when that fails, the connection is closed, which does it too
 		g.failed = g.broken
-	} else if err := g.store.commit(); err != nil {
-		g.failed = g.store.explain(fmt.Errorf("committing a transaction: %w", err))
 	} else {
 		g.store.commits.Add(1)
 	}
 	close(g.done)
 }
 
-// commit ends the writer's transaction. PostgreSQL answers the commit of a transaction that it has aborted by rolling it
-// back without an error, so that is looked at first.
+// commit ends the writer's transaction.
 func (s *Store) commit() error {
-	if s.backend.aborted != nil && s.writer.conn != nil {
-		aborted := false
-		if err := s.writer.conn.Raw(func(c any) error { aborted = s.backend.aborted(c); return nil }); err != nil || aborted {
-			_ = s.writer.end("ROLLBACK")
-			return errors.Join(errAborted, err)
-		}
+	if err := s.aborted(); err != nil {
+		return err
 	}
 	return s.writer.end("COMMIT")
+}
+
+// aborted says that the database has aborted the writer's transaction: PostgreSQL answers the commit of such a one by rolling it
+// back without an error.
+func (s *Store) aborted() error {
+	if s.backend.aborted == nil || s.writer.conn == nil {
+		return nil
+	}
+	aborted := false
+	if err := s.writer.conn.Raw(func(c any) error { aborted = s.backend.aborted(c); return nil }); err != nil || aborted {
+		return errors.Join(errAborted, err)
+	}
+	return nil
 }
 
 var (

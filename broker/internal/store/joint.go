@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -33,17 +35,11 @@ func (g *group) readAhead(tx *Tx, a *ahead, alone bool) error {
 		a.give(tx)
 		return nil
 	}
-	joint, err := a.prepare(tx)
-	if err != nil {
-		return err
-	}
+	joint := a.prepare(g.size == 1)
 	all := []*ahead{a}
 	if joint && !alone {
 		for _, other := range g.store.turn.next(min(jointReads, groupSize-g.size)) {
-			if g.holds(other) {
-				continue
-			}
-			if ok, err := other.prepare(tx); err == nil && ok {
+			if !g.holds(other) && other.prepare(false) {
 				all = append(all, other)
 			}
 		}
@@ -53,9 +49,14 @@ func (g *group) readAhead(tx *Tx, a *ahead, alone bool) error {
 			return err
 		}
 	}
-	if err := g.store.answer(tx, all); err != nil {
+	var usual *usualReads
+	if g.size == 1 && len(g.pending) == 0 {
+		usual = g.store.usual.prepare(tx, a)
+	}
+	if err := g.store.answer(tx, all, usual); err != nil {
 		return tx.failed("reading ahead", err)
 	}
+	usual.give(tx)
 	for _, other := range all[1:] {
 		if !g.touches(other) {
 			other.group, other.epoch = g, g.epoch
@@ -65,10 +66,8 @@ func (g *group) readAhead(tx *Tx, a *ahead, alone bool) error {
 		if err := g.settle(tx); err != nil {
 			return err
 		}
-		if _, err := a.prepare(tx); err != nil {
-			return err
-		}
-		if err := g.store.answer(tx, all[:1]); err != nil {
+		a.prepare(g.size == 1)
+		if err := g.store.answer(tx, all[:1], nil); err != nil {
 			return tx.failed("reading ahead", err)
 		}
 	}
@@ -129,7 +128,33 @@ func (g *group) settle(tx *Tx) error {
 	}
 	all := g.pending
 	g.pending = nil
-	return tx.store.put(tx, all, g.size > 1)
+	return tx.store.put(tx, all, g.size > 1, false)
+}
+
+// end stores what is pending and commits: on PostgreSQL both in one round trip.
+func (g *group) end() error {
+	s := g.store
+	if len(g.pending) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), txTimeout)
+		defer cancel()
+		tx := &Tx{store: s, line: &s.writer, ctx: ctx}
+		if !s.backend.batches {
+			if err := g.settle(tx); err != nil {
+				return err
+			}
+		} else {
+			if err := s.aborted(); err != nil {
+				return err
+			}
+			all := g.pending
+			g.pending = nil
+			return s.put(tx, all, g.size > 1, true)
+		}
+	}
+	if err := s.commit(); err != nil {
+		return s.explain(fmt.Errorf("committing a transaction: %w", err))
+	}
+	return nil
 }
 
 // jointQuery is one statement of a batch and what is done with its answer.
@@ -139,18 +164,42 @@ type jointQuery struct {
 	answer func(pgx.BatchResults) error
 }
 
-// send runs a batch on the transaction's connection.
+// send runs a batch on the transaction's connection, and begins the transaction with it where that was put off.
 func (tx *Tx) send(all []jointQuery) error {
-	if tx.line.conn == nil {
+	l := tx.line
+	if l.conn == nil {
 		return errNoLine
 	}
 	tx.store.batches.Add(1)
-	return tx.line.conn.Raw(func(c any) (err error) {
+	if l.opening == "" {
+		return l.batch(tx.ctx, all)
+	}
+	begun := false
+	all = append([]jointQuery{{text: l.opening, answer: func(r pgx.BatchResults) error {
+		_, err := r.Exec()
+		begun = err == nil
+		return err
+	}}}, all...)
+	l.opening = ""
+	err := l.batch(tx.ctx, all)
+	if err == nil || begun || tx.ctx.Err() != nil {
+		return err
+	}
+	// The connection broke while nobody used it: another one is asked, once.
+	l.drop()
+	if err := l.try(tx.ctx, ""); err != nil {
+		return err
+	}
+	return l.batch(tx.ctx, all)
+}
+
+func (l *line) batch(ctx context.Context, all []jointQuery) error {
+	return l.conn.Raw(func(c any) (err error) {
 		var b pgx.Batch
 		for _, q := range all {
 			b.Queue(q.text, q.values...)
 		}
-		results := c.(*stdlib.Conn).Conn().SendBatch(tx.ctx, &b)
+		results := c.(*stdlib.Conn).Conn().SendBatch(ctx, &b)
 		defer func() { err = errors.Join(err, results.Close()) }()
 		for _, q := range all {
 			if err := q.answer(results); err != nil {
@@ -162,16 +211,22 @@ func (tx *Tx) send(all []jointQuery) error {
 }
 
 // answer makes the reads of several transactions, each query of all of them by one statement.
-func (s *Store) answer(tx *Tx, all []*ahead) error {
+func (s *Store) answer(tx *Tx, all []*ahead, usual *usualReads) error {
 	var order []string
 	same := map[string][]*foreseen{}
+	add := func(f *foreseen) {
+		if same[f.text] == nil {
+			order = append(order, f.text)
+		}
+		same[f.text] = append(same[f.text], f)
+	}
 	for _, a := range all {
 		for _, f := range a.all {
-			if same[f.text] == nil {
-				order = append(order, f.text)
-			}
-			same[f.text] = append(same[f.text], f)
+			add(f)
 		}
+	}
+	for _, f := range usual.queries() {
+		add(f)
 	}
 	var batch []jointQuery
 	for _, text := range order {
@@ -337,25 +392,25 @@ func equalValues(a, b any) bool {
 	return false
 }
 
-// putAll stores rows: together, in an order that references allow, or one after another.
-func (s *Store) putAll(tx *Tx, all []put, together bool) error {
+// putAll stores rows: together, in an order that references allow, or one after another. With last it also commits.
+func (s *Store) putAll(tx *Tx, all []put, together, last bool) error {
 	var batch []jointQuery
-	one := func(p put) {
-		batch = append(batch, jointQuery{p.statement.text, p.values, wants(1, p.table, p.lost)})
-	}
-	if !together || twice(all) {
-		for _, p := range all {
-			one(p)
-		}
-		return tx.send(batch)
+	add := func(text string, values []any, p put, rows int) {
+		batch = append(batch, jointQuery{s.catalog.checked(text, len(values)), append(values, rows), stores(p)})
 	}
 	var order []*statement
 	same := map[*statement][]put{}
-	for _, p := range all {
-		if same[p.statement] == nil {
-			order = append(order, p.statement)
+	if together = together && !twice(all); !together {
+		for _, p := range all {
+			add(p.statement.text, p.values, p, 1)
 		}
-		same[p.statement] = append(same[p.statement], p)
+	} else {
+		for _, p := range all {
+			if same[p.statement] == nil {
+				order = append(order, p.statement)
+			}
+			same[p.statement] = append(same[p.statement], p)
+		}
 	}
 	slices.SortStableFunc(order, func(a, b *statement) int {
 		return s.catalog.depth[same[a][0].statement.table()] - s.catalog.depth[same[b][0].statement.table()]
@@ -368,11 +423,11 @@ func (s *Store) putAll(tx *Tx, all []put, together bool) error {
 		}
 		if text == "" {
 			for _, p := range rows {
-				one(p)
+				add(p.statement.text, p.values, p, 1)
 			}
 			continue
 		}
-		columns := make([]any, len(rows[0].values))
+		columns := make([]any, len(rows[0].values), len(rows[0].values)+1)
 		for i := range columns {
 			column := make(pgtype.FlatArray[any], len(rows))
 			for k, p := range rows {
@@ -382,23 +437,38 @@ func (s *Store) putAll(tx *Tx, all []put, together bool) error {
 			}
 			columns[i] = column
 		}
-		batch = append(batch, jointQuery{text, columns, wants(int64(len(rows)), rows[0].table, rows[0].lost)})
+		add(text, columns, rows[0], len(rows))
+	}
+	if last {
+		batch = append(batch, jointQuery{"COMMIT", nil, committed})
 	}
 	return tx.send(batch)
 }
 
-// wants is an answer that says how many rows were written.
-func wants(n int64, table string, lost error) func(pgx.BatchResults) error {
+// stores is the answer to a statement that stores rows of the kind of p.
+func stores(p put) func(pgx.BatchResults) error {
 	return func(r pgx.BatchResults) error {
-		tag, err := r.Exec()
-		if err != nil {
-			return fmt.Errorf("table %s: %w", table, err)
+		_, err := r.Exec()
+		if e := (*pgconn.PgError)(nil); errors.As(err, &e) && e.Code == divisionByZero {
+			return fmt.Errorf("%w (%w)", p.lost, errLost)
 		}
-		if tag.RowsAffected() != n {
-			return fmt.Errorf("%w (%w)", lost, errLost)
+		if err != nil {
+			return fmt.Errorf("table %s: %w", p.table, err)
 		}
 		return nil
 	}
+}
+
+// committed is the answer to COMMIT. PostgreSQL answers that of a transaction that it has aborted by rolling it back.
+func committed(r pgx.BatchResults) error {
+	tag, err := r.Exec()
+	if err != nil {
+		return fmt.Errorf("committing a transaction: %w", err)
+	}
+	if tag.String() != "COMMIT" {
+		return errAborted
+	}
+	return nil
 }
 
 // twice says that a row is written more than once, which has to happen in order.

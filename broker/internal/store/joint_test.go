@@ -308,3 +308,126 @@ func TestJoint_rowsAreStoredAsAlone(t *testing.T) {
 		return nil
 	})
 }
+
+// What is stored with others and with the commit fails as a whole when one row cannot be stored, and then each part alone.
+func TestJoint_whatCannotBeStoredIsNotCommitted(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		account := newAccount(t, s, "acme")
+		_, devices := estate(t, s, account, 1, 12)
+		var parts []func() error
+		for i, id := range devices {
+			parts = append(parts, func() error {
+				return s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error {
+					tn := tx.Tenant(account)
+					d, err := store.In[store.Device](tn).First(store.Eq("id", id), store.ForUpdate())
+					if err != nil {
+						return err
+					}
+					d.Description = "changed"
+					if err := store.In[store.Device](tn).UpdateLater(&d); err != nil {
+						return err
+					}
+					image := store.Image{Provider: "native", Identity: fmt.Sprint("same ", i/6), Name: "n"}
+					return store.In[store.Image](tn).InsertLater(&image)
+				})
+			})
+		}
+		stored := 0
+		for _, err := range crowded(t, s, parts...) {
+			if err == nil {
+				stored++
+			} else if !errors.Is(err, store.ErrDuplicate) {
+				t.Error(err)
+			}
+		}
+		in(t, s, account, func(tn *store.Tenant) error {
+			rows, err := store.In[store.Device](tn).List(store.Eq("description", "changed"))
+			if stored != 2 || len(rows) != stored {
+				t.Errorf("%d parts were acknowledged and %d devices changed, want 2", stored, len(rows))
+			}
+			return err
+		})
+	})
+}
+
+// A connection that broke while nobody used it is replaced, also where the transaction begins with what it reads.
+func TestTxAhead_aBrokenConnectionIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t, storetest.Postgres(t), nil)
+	account := newAccount(t, s, "acme")
+	machines, devices := estate(t, s, account, 1, 3)
+	for _, id := range devices {
+		if err := store.ExecForTest(s, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.TxAhead(ctx, account, foreseen(id), func(tx *store.Tx) error { return claim(tx.Tenant(account), id, machines[0], true) }); err != nil {
+			t.Errorf("after the connection broke: %v", err)
+		}
+	}
+	in(t, s, account, func(tn *store.Tenant) error {
+		n, err := store.In[store.DeviceSighting](tn).Count()
+		if int(n) != len(devices) {
+			t.Errorf("%d of %d claims are stored", n, len(devices))
+		}
+		return err
+	})
+}
+
+// What groups read in common is read anew by each: only which rows those are is remembered.
+func TestSteady_isReadAnewByEveryGroup(t *testing.T) {
+	t.Parallel()
+	storetest.EachDSN(t, func(t *testing.T, dsn string) {
+		s, other := storetest.Open(t, dsn, nil), storetest.Open(t, dsn, nil)
+		account := newAccount(t, s, "acme")
+		_, devices := estate(t, s, account, 1, 1)
+		policy := store.Policy{Name: "p", LeaseSeconds: 10, HeartbeatSeconds: 1, OnMatch: "approve", OnFailure: "deny", RevokeMode: "unmount"}
+		in(t, s, account, func(tn *store.Tenant) error { return store.In[store.Policy](tn).Insert(&policy) })
+		seen := func(tx *store.Tx) (lease, images int64) {
+			t.Helper()
+			tn := tx.Tenant(account)
+			row, err := store.In[store.Policy](tn).Steady(policy.ID)
+			if err == nil {
+				images, err = store.In[store.PolicyImage](tn).SteadyCount(policy.ID, store.Eq("policy_id", policy.ID))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			return row.LeaseSeconds, images
+		}
+		for round := 1; round <= 4; round++ {
+			in(t, other, account, func(tn *store.Tenant) error { // another broker, as far as PostgreSQL knows
+				row, err := store.In[store.Policy](tn).Get(policy.ID)
+				if err != nil {
+					return err
+				}
+				row.LeaseSeconds = int64(round)
+				image := store.Image{Provider: "native", Identity: fmt.Sprint("image", round), Name: "n"}
+				if err := errors.Join(store.In[store.Policy](tn).Update(&row), store.In[store.Image](tn).Insert(&image)); err != nil {
+					return err
+				}
+				return store.In[store.PolicyImage](tn).Insert(&store.PolicyImage{PolicyID: policy.ID, ImageID: image.ID})
+			})
+			if err := s.TxAhead(ctx, account, foreseen(devices[0]), func(tx *store.Tx) error {
+				if lease, images := seen(tx); lease != int64(round) || images != int64(round) {
+					t.Errorf("round %d: a lease of %d s and %d images", round, lease, images)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := store.UsualForTest(s); store.IsPostgresForTest(s) && n != 2 {
+			t.Errorf("%d reads are made with the first of a group, want the policy and its images", n)
+		}
+		in(t, s, account, func(tn *store.Tenant) error { return store.In[store.Policy](tn).Delete(policy.ID) })
+		if err := s.TxAhead(ctx, account, foreseen(devices[0]), func(tx *store.Tx) error {
+			if _, err := store.In[store.Policy](tx.Tenant(account)).Steady(policy.ID); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("a policy that was deleted: %v", err)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

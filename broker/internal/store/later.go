@@ -142,7 +142,7 @@ func (tx *Tx) flush() error {
 	}
 	tx.later, tx.own, tx.wrote = nil, writing{}, true
 	tx.group.written.note(all)
-	return tx.store.put(tx, all, false)
+	return tx.store.put(tx, all, false, false)
 }
 
 // before stores what was put off if a query over a table could find it. ids are the rows that it has found, once it was made;
@@ -166,10 +166,10 @@ func (tx *Tx) before(table string, filters []Filter, counts bool, ids []string) 
 	return false, nil
 }
 
-// put stores rows, one after another or as many as there are together.
-func (s *Store) put(tx *Tx, all []put, together bool) error {
+// put stores rows, one after another or as many as there are together. last, on PostgreSQL, commits with them.
+func (s *Store) put(tx *Tx, all []put, together, last bool) error {
 	if s.backend.batches {
-		if err := s.putAll(tx, all, together); err != nil {
+		if err := s.putAll(tx, all, together, last); err != nil {
 			return tx.failed("storing rows", err)
 		}
 		return nil

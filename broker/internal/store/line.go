@@ -21,6 +21,8 @@ type line struct {
 	compile  bool
 	conn     *sql.Conn
 	compiled map[string]*sql.Stmt
+	// opening is the statement that is still to begin the transaction; empty when it was begun.
+	opening string
 }
 
 // begin starts a transaction, or with an empty statement only has a connection. A connection that broke while it was idle is replaced, once.
@@ -51,6 +53,16 @@ func (l *line) try(ctx context.Context, statement string) error {
 	}
 	_, err := l.ExecContext(ctx, statement)
 	return err
+}
+
+// open begins the transaction, where that was put off.
+func (l *line) open(ctx context.Context) error {
+	if l.opening == "" {
+		return nil
+	}
+	statement := l.opening
+	l.opening = ""
+	return l.begin(ctx, statement)
 }
 
 // end commits or rolls back; when that fails the connection is given up, because nobody knows what it is in.

@@ -217,7 +217,7 @@ type decoder struct {
 }
 
 func (d *decoder) row(ctx context.Context, rows interface{ Scan(...any) error }, fields []*schema.Field, row reflect.Value, more ...any) error {
-	if d.into == nil {
+	if len(d.into) != len(fields)+len(more) {
 		d.into, d.raw = make([]any, len(fields)+len(more)), make([][]byte, len(fields))
 	}
 	copy(d.into[len(fields):], more)

@@ -47,6 +47,8 @@ type Store struct {
 	// catalog says how rows are stored together, and joined how they are read together (joint.go).
 	catalog *catalog
 	joined  joined
+	// usual is what groups read in common (usual.go).
+	usual usual
 	// turn lets one transaction write at a time; those that wait share its commit (group.go).
 	turn   turnstile
 	writer line
@@ -231,7 +233,7 @@ func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err 
 	if begin == "" {
 		return s.peek(ctx, l, f, l.conn != nil)
 	}
-	if err := s.begin(ctx, l, begin); err != nil {
+	if err := s.begin(ctx, l, begin, false); err != nil {
 		return err
 	}
 	defer func() {
@@ -251,7 +253,7 @@ func (s *Store) read(ctx context.Context, begin string, f func(*Tx) error) (err 
 
 // peek reads without a transaction. A connection that was idle may have broken; then another one is asked.
 func (s *Store) peek(ctx context.Context, l *line, f func(*Tx) error, idle bool) error {
-	if err := s.begin(ctx, l, ""); err != nil {
+	if err := s.begin(ctx, l, "", false); err != nil {
 		return err
 	}
 	tx := &Tx{store: s, db: s.on(ctx, l), line: l, ctx: ctx, kept: map[any]any{}}

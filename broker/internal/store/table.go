@@ -61,12 +61,20 @@ type steady struct{ table, account, id string }
 // transactions that share a commit such a row is read once, and again after any change of its table. The caller must not
 // change what the row points to.
 func (t Table[T]) Steady(id string) (T, error) {
-	return Keep(t.tx, steady{t.name(), t.scope.account, id}, func() (T, error) { return t.Get(id) })
+	key := steady{t.name(), t.scope.account, id}
+	t.tx.usually(key, Row[T](Eq("id", id)), func(tx *Tx, f *foreseen) {
+		if rows, err := (Table[T]{tx: tx, scope: t.scope}).told(f.result().([]T), nil); err == nil && len(rows) == 1 {
+			Replace(tx, key, rows[0])
+		}
+	})
+	return Keep(t.tx, key, func() (T, error) { return t.Get(id) })
 }
 
 // SteadyCount is Count under the same conditions; name tells such counts of a table apart.
 func (t Table[T]) SteadyCount(name string, filters ...Filter) (int64, error) {
-	return Keep(t.tx, steady{t.name(), t.scope.account, "count " + name}, func() (int64, error) { return t.Count(filters...) })
+	key := steady{t.name(), t.scope.account, "count " + name}
+	t.tx.usually(key, Number[T](filters...), func(tx *Tx, f *foreseen) { Replace(tx, key, f.result().(int64)) })
+	return Keep(t.tx, key, func() (int64, error) { return t.Count(filters...) })
 }
 
 // First returns the first row that passes the filters, or ErrNotFound.
