@@ -83,6 +83,11 @@ func RegisterAgents(r *Router, d AgentDeps) {
 	machine := func(method, path, summary string) Route {
 		return Route{Method: method, Path: path, Machine: true, Summary: summary}
 	}
+	proving := func(method, path, summary string) Route {
+		rt := machine(method, path, summary)
+		rt.Proves = true
+		return rt
+	}
 	handle(r, Route{Method: http.MethodPost, Path: api.PathEnrol, Open: true, Summary: "Trade an enrolment token for a client certificate"},
 		func(ctx context.Context, _ tenant.Principal, in *AgentCall[api.EnrolRequest]) (*answer[api.EnrolResponse], error) {
 			return answerOf(d.Inventory.Enrol(ctx, callerOf(ctx).address, idempotency.Call{Key: in.Key, Body: in.RawBody}, in.Body))
@@ -120,15 +125,15 @@ func RegisterAgents(r *Router, d AgentDeps) {
 		func(ctx context.Context, p tenant.Principal, in *WaitInput) (*answer[api.CommandList], error) {
 			return answerOf(d.Requests.Commands(ctx, p, time.Duration(in.Wait)*time.Second))
 		})
-	direct(r, machine(http.MethodPost, api.PathHeartbeat, "Report life, evidence and held keys; renews leases"),
+	direct(r, proving(http.MethodPost, api.PathHeartbeat, "Report life, evidence and held keys; renews leases"),
 		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.Heartbeat]) (*answer[api.HeartbeatResponse], error) {
 			return answerOf(d.Requests.Heartbeat(ctx, p, in.Body))
 		})
-	registerAgentKeys(r, d, machine)
+	registerAgentKeys(r, d, machine, proving)
 }
 
-func registerAgentKeys(r *Router, d AgentDeps, machine func(method, path, summary string) Route) {
-	direct(r, machine(http.MethodPost, api.PathKeyRequests, "Ask for the key of a device"),
+func registerAgentKeys(r *Router, d AgentDeps, machine, proving func(method, path, summary string) Route) {
+	direct(r, proving(http.MethodPost, api.PathKeyRequests, "Ask for the key of a device"),
 		func(ctx context.Context, p tenant.Principal, in *AgentCall[api.KeyRequest]) (*answer[api.KeyRequestStatus], error) {
 			return answerOf(d.Requests.Ask(ctx, p, in.call(p, "key-requests"), in.Body))
 		})

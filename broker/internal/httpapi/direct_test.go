@@ -15,6 +15,7 @@ import (
 
 	"keyward/broker/api"
 	"keyward/broker/internal/idempotency"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/tenant"
 )
@@ -26,7 +27,7 @@ func (d *doorman) Admit(c *fiber.Ctx, _ Route) (tenant.Principal, error) {
 	d.asked++
 	name := c.Get("X-Machine")
 	if name == "" {
-		return tenant.Principal{}, unknownMachine()
+		return tenant.Principal{}, inventory.UnknownMachine()
 	}
 	return tenant.Principal{AccountID: "a", Instance: name}, nil
 }

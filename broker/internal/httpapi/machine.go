@@ -12,6 +12,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"keyward/broker/api"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
@@ -30,7 +31,7 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 		return tenant.Principal{}, nil
 	}
 	if !rt.Machine && !rt.Image {
-		return tenant.Principal{}, unknownMachine()
+		return tenant.Principal{}, inventory.UnknownMachine()
 	}
 	state := c.Context().TLSConnectionState()
 	if state == nil || len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
@@ -38,8 +39,11 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 			"The call carries no client certificate of this broker.", "Enrol the machine and use the certificate that it got.")
 	}
 	find := g.instance
-	if rt.Image {
+	switch {
+	case rt.Image:
 		find = g.image
+	case rt.Proves:
+		find = g.claim
 	}
 	p, err := find(c.UserContext(), state.PeerCertificates[0])
 	if err != nil {
@@ -52,9 +56,19 @@ func (g *MachineGate) Admit(c *fiber.Ctx, rt Route) (tenant.Principal, error) {
 	return p, nil
 }
 
+// claim is the caller of a route that looks the certificate up itself.
+func (g *MachineGate) claim(_ context.Context, cert *x509.Certificate) (tenant.Principal, error) {
+	if g.ended(cert) || cert.Subject.CommonName == "" || len(cert.Subject.Organization) != 1 || cert.Subject.Organization[0] == "" {
+		return tenant.Principal{}, inventory.UnknownMachine()
+	}
+	fingerprint := sha256.Sum256(cert.Raw)
+	return tenant.Principal{AccountID: cert.Subject.Organization[0], Instance: cert.Subject.CommonName, Certificate: hex.EncodeToString(fingerprint[:]),
+		Unproven: true}, nil
+}
+
 func (g *MachineGate) instance(ctx context.Context, cert *x509.Certificate) (tenant.Principal, error) {
 	if g.ended(cert) {
-		return tenant.Principal{}, unknownMachine()
+		return tenant.Principal{}, inventory.UnknownMachine()
 	}
 	fingerprint := sha256.Sum256(cert.Raw)
 	var row store.Instance
@@ -64,13 +78,13 @@ func (g *MachineGate) instance(ctx context.Context, cert *x509.Certificate) (ten
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		return tenant.Principal{}, unknownMachine()
+		return tenant.Principal{}, inventory.UnknownMachine()
 	}
 	if err != nil {
 		return tenant.Principal{}, err
 	}
 	if row.RevokedAt != nil || !names(cert, row.ID, row.AccountID) {
-		return tenant.Principal{}, unknownMachine()
+		return tenant.Principal{}, inventory.UnknownMachine()
 	}
 	return tenant.Principal{AccountID: row.AccountID, Instance: row.ID, Certificate: hex.EncodeToString(fingerprint[:])}, nil
 }
@@ -116,10 +130,4 @@ func unknownImage() error {
 	return problem.New(http.StatusUnauthorized, "image-certificate-unknown", "The image's certificate does not count",
 		"The broker has another certificate on record for this image, or none: it was made anew, revoked, or has ended.",
 		"Enrol the template again with --template and a new token, or enrol this machine with a token of its own.")
-}
-
-func unknownMachine() error {
-	return problem.New(http.StatusUnauthorized, "certificate-unknown", "The client certificate does not count",
-		"The broker has another certificate on record for this machine, or none: it may have enrolled again, been revoked or been removed.",
-		"Enrol the machine again with a new enrolment token.")
 }

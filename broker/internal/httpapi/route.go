@@ -32,6 +32,10 @@ type Route struct {
 	Open bool
 	// Machine routes need the client certificate of an enrolled machine.
 	Machine bool
+	// Proves says of a machine's route that its own transaction finds out whether the certificate is on record, with
+	// inventory.Caller: until then the caller is unproven. It spares a look-up, and what is done is done for a certificate that
+	// counts at that moment.
+	Proves bool
 	// Image routes need the certificate of an image.
 	Image bool
 	// Stages are the sessions that may make the call although they are not complete.
@@ -87,6 +91,9 @@ func (r *Router) register(rt Route) {
 	}
 	if said != 1 {
 		panic(fmt.Sprintf("httpapi: route %s %s must say exactly one of Operation, Open, Machine, Image", rt.Method, rt.Path))
+	}
+	if rt.Proves && !rt.Machine {
+		panic(fmt.Sprintf("httpapi: route %s %s proves its callers and is not for machines", rt.Method, rt.Path))
 	}
 	if !strings.HasPrefix(rt.Path, r.prefix+"/") {
 		panic(fmt.Sprintf("httpapi: route %s %s is not under %s", rt.Method, rt.Path, r.prefix))

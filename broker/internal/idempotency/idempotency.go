@@ -29,6 +29,9 @@ type Call struct {
 	Scope string
 	Key   string
 	Body  []byte
+	// Before, where it is not nil, comes first in the transaction, before an answer that was given before: whether the caller is
+	// who it says.
+	Before func(*store.Tenant) error
 	// Answer, where it is not nil, is set to the answer as it is stored, in JSON; it stays as it is without a key.
 	Answer *[]byte
 }
@@ -62,6 +65,11 @@ func Tx[T any](ctx context.Context, st *store.Store, accountID string, c Call, f
 		var zero T
 		out, refusal = zero, nil
 		t := tx.Tenant(accountID)
+		if c.Before != nil {
+			if err := c.Before(t); err != nil {
+				return err
+			}
+		}
 		found, err := stored(t, c, hash[:], &out)
 		if err != nil || found {
 			return err

@@ -54,6 +54,11 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 	} else if err := sealer.Encapsulate(); err != nil {
 		return api.KeyRequestStatus{}, errPublicKey()
 	}
+	var inst store.Instance
+	call.Before = func(t *store.Tenant) (err error) {
+		inst, err = inventory.Caller(t, p)
+		return err
+	}
 	return idempotency.Tx(ctx, s.Store, p.AccountID, call, func(t *store.Tenant) (api.KeyRequestStatus, error) {
 		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
 			return api.KeyRequestStatus{}, err
@@ -61,7 +66,7 @@ func (s *Service) Ask(ctx context.Context, p tenant.Principal, call idempotency.
 		if err := s.Challenges.Spend(t, p, in.Nonce); err != nil {
 			return api.KeyRequestStatus{}, err
 		}
-		return s.ask(t, p, in, sealer)
+		return s.ask(t, p, inst, in, sealer)
 	}, foreseen(in, p)...)
 }
 
@@ -74,7 +79,7 @@ func foreseen(in api.KeyRequest, p tenant.Principal) []store.Read {
 }
 
 // ask files a request, and with a sealer hands the key over when it is approved at once.
-func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, sealer *keystore.Sealer) (api.KeyRequestStatus, error) {
+func (s *Service) ask(t *store.Tenant, p tenant.Principal, inst store.Instance, in api.KeyRequest, sealer *keystore.Sealer) (api.KeyRequestStatus, error) {
 	none := api.KeyRequestStatus{}
 	d, err := store.In[store.Device](t).First(store.Eq("id", in.DeviceID), store.ForUpdate())
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -98,10 +103,6 @@ func (s *Service) ask(t *store.Tenant, p tenant.Principal, in api.KeyRequest, se
 	if d.Volume == nil || d.Status != api.DeviceEncrypted && d.Status != api.DeviceInUse {
 		return none, problem.New(409, "device-not-encrypted", "The device has no volume to unlock",
 			fmt.Sprintf("Device %q is %q.", d.Name, d.Status), "Configure and encrypt it first.")
-	}
-	inst, err := store.In[store.Instance](t).Get(p.Instance)
-	if err != nil {
-		return none, err
 	}
 	if err := s.meet(t, p, &inst, in.Run); err != nil {
 		return none, err

@@ -28,11 +28,11 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 	var out api.HeartbeatResponse
 	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
-		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
+		inst, err := inventory.Caller(t, p)
+		if err != nil {
 			return err
 		}
-		inst, err := store.In[store.Instance](t).Get(p.Instance)
-		if err != nil {
+		if err := inventory.CheckClock(t.Now(), in.Time); err != nil {
 			return err
 		}
 		before := inst

@@ -26,6 +26,9 @@ type Principal struct {
 	Instance string
 	// Certificate is the SHA-256, in hexadecimal, of the client certificate of the call.
 	Certificate string
+	// Unproven says that only the certificate's signature vouches for Instance and AccountID so far: whether the certificate is
+	// on record for the machine is found out by the call's own transaction (inventory.Caller).
+	Unproven bool
 	// Image is the image whose certificate the call carries, of a machine that has none yet.
 	Image string
 	// Connection is what the call of a machine came on; nil for everybody else.
