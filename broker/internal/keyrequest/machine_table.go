@@ -58,8 +58,11 @@ var table = machine.Table[api.KeyStatus, Event, input]{
 // judged are the rows of an event that brings a verdict to a request nobody has decided.
 func judged(from api.KeyStatus, e Event, first effects) []row {
 	var waits effects
-	if from == unborn {
+	switch {
+	case from == unborn:
 		waits = effects{record("key-request.pending"), tell("approval-needed")} // later verdicts find people told
+	case e == EventReappraised:
+		waits = effects{record("key-request.judged-again")}
 	}
 	return []row{
 		on(states{from}, e, guards{policyDenies}, api.KeyDenied,
