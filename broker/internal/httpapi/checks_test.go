@@ -210,6 +210,25 @@ func TestCheck_notifyOnly(t *testing.T) {
 	})
 }
 
+// A request that goes on waiting for a person says in the log when it was rated otherwise, and only then.
+func TestCheck_aWaitingRequestThatIsRatedAnewIsInTheLog(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		o := r.org("acme")
+		b := o.machine("web")
+		d, _ := b.encrypted("data")
+		p := checking("web", api.Policy{CheckEveryHeartbeat: true, OnCheckFailure: api.CheckRevoke})
+		p.OnMatch = api.ActionManual
+		o.policy(p, d)
+		a := b.ask(d.ID, closed80...)
+		eq(t, "integrity", a.is(api.KeyPending).Integrity, api.IntegrityGood)
+		for i, ports := range [][]string{closed80, open80, open80, closed80} {
+			b.says("", false, ports)
+			eq(t, fmt.Sprint("records after heartbeat ", i+1), o.count("key-request.judged-again"), []int{0, 1, 1, 2}[i])
+		}
+		eq(t, "integrity", a.is(api.KeyPending).Integrity, api.IntegrityGood)
+	})
+}
+
 // What a person approved although rules failed is not taken back for these rules.
 func TestCheck_whatWasAcceptedDoesNotCount(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {

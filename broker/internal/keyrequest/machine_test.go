@@ -217,7 +217,7 @@ func TestMachine_effects(t *testing.T) {
 		{"a match that waits gets a timer (I-04)", State{}, EventAsked, Ctx{Verdict: good, PolicyDecides: true}, "arm-timer audit(key-request.pending) notify(approval-needed)"},
 		{"a mismatch never does (Z-11)", State{}, EventAsked, Ctx{Verdict: bad, PolicyDecides: true}, "disarm-timer audit(key-request.pending) notify(approval-needed)"},
 		{"nor what a person took away", State{}, EventAsked, Ctx{Verdict: good}, "disarm-timer audit(key-request.pending) notify(approval-needed)"},
-		{"newer evidence that fails stops the timer", State{api.KeyPending, api.IntegrityGood}, EventReappraised, Ctx{Verdict: bad, PolicyDecides: true}, "disarm-timer"},
+		{"newer evidence that fails stops the timer", State{api.KeyPending, api.IntegrityGood}, EventReappraised, Ctx{Verdict: bad, PolicyDecides: true}, "disarm-timer audit(key-request.judged-again)"},
 		{"a key is sealed and leased when it leaves", State{api.KeyApproved, api.IntegrityGood}, EventDelivered, Ctx{}, "seal-key start-lease audit(key-request.delivered)"},
 		{"revocation stops renewal and tells the agent", delivered, EventRevokedByPerson, Ctx{}, "disarm-revoke stop-renewal send-revoke audit(key-request.revoke-asked)"},
 		{"as a failed check does", delivered, EventCheckFailed, Ctx{Verdict: bad, OnCheckFailed: CheckRevoke}, "audit(integrity.failed) notify(integrity-failed) disarm-revoke stop-renewal send-revoke"},
