@@ -2,12 +2,10 @@ package lab
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -66,7 +64,14 @@ func StartBroker(ctx context.Context, o BrokerOptions) (*Broker, error) {
 	if err := os.MkdirAll(filepath.Dir(o.RootKey), 0o700); err != nil {
 		return nil, err
 	}
-	people, agents := freeAddress(o.Host), freeAddress(o.Host)
+	people, err := FreeAddress(o.Host)
+	if err != nil {
+		return nil, err
+	}
+	agents, err := FreeAddress(o.Host)
+	if err != nil {
+		return nil, err
+	}
 	common := []string{"--data", o.Dir, "--root-key", o.RootKey}
 	if o.DSN != "" {
 		common = append(common, "--dsn", o.DSN)
@@ -109,16 +114,6 @@ func (b *Broker) open(ctx context.Context, o BrokerOptions, people, agents strin
 		return nil, errors.Join(fmt.Errorf("%w; its log ends:\n%s", err, b.LogTail(20)), b.Stop(10*time.Second))
 	}
 	return b, nil
-}
-
-// freeAddress is an address with a port that nobody listens on now.
-func freeAddress(host string) string {
-	listener, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(host, "127.0.0.1"), "0"))
-	if err != nil {
-		panic(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // AwaitReady returns when the broker says that it can work.

@@ -3,14 +3,11 @@ package unlock
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,46 +19,30 @@ import (
 // door is a port of this machine that a test opens and closes.
 type door struct {
 	t        *testing.T
-	port     int
+	address  string
 	listener net.Listener
 }
 
 func newDoor(t *testing.T) *door {
-	d := &door{t: t, port: closedPort(t)}
+	t.Helper()
+	address, err := lab.FreeAddress("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &door{t: t, address: address}
 	t.Cleanup(d.close)
 	return d
 }
 
-// doors are the ports that tests have taken.
-var doors sync.Map
-
-// closedPort is one that nobody listens on, below those that the kernel gives to whoever asks for any: a door that
-// another program opens is not closed.
-func closedPort(t *testing.T) int {
-	t.Helper()
-	first := 32768
-	if raw, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
-		fmt.Sscan(string(raw), &first)
-	}
-	const least = 10240
-	for range 1000 {
-		port := least + rand.IntN(max(first-least, 1))
-		if _, taken := doors.LoadOrStore(port, true); taken {
-			continue
-		}
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
+func (d *door) port() string {
+	_, port, _ := net.SplitHostPort(d.address)
+	return port
 }
 
 func (d *door) open() {
 	d.t.Helper()
 	var err error
-	if d.listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", d.port)); err != nil {
+	if d.listener, err = net.Listen("tcp", d.address); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -77,7 +58,7 @@ func (d *door) close() {
 func (d *door) closed(name string) api.Policy {
 	return api.Policy{Name: name, OnMatch: api.ActionApprove, OnFailure: api.ActionManual, CheckEnabled: true, OnCheckFailure: api.CheckRevoke,
 		LeaseSeconds: 120, HeartbeatSeconds: 1, MissingAfterSeconds: 600, Rules: []api.Rule{{Fact: api.FactTCPPorts, Match: api.MatchAll,
-			Conditions: []api.Condition{{Operator: api.OpLacks, Value: strconv.Itoa(d.port)}}}}}
+			Conditions: []api.Condition{{Operator: api.OpLacks, Value: d.port()}}}}}
 }
 
 // under encrypts disk 0 under a policy, whatever its revoke mode, and waits for the mount.
@@ -183,7 +164,7 @@ func TestCheck_openedPortSuspendsAndClosedPortResumes(t *testing.T) {
 			t.Errorf("revoked by the check: %+v", r)
 		}
 		if !slices.ContainsFunc(r.History, func(h api.KeyRequestEvent) bool {
-			return h.To == api.KeyRevoking && strings.Contains(h.Reason, "does not contain "+strconv.Itoa(door.port))
+			return h.To == api.KeyRevoking && strings.Contains(h.Reason, "does not contain "+door.port())
 		}) {
 			t.Errorf("the history does not name the offending condition: %+v", r.History)
 		}

@@ -31,6 +31,7 @@ import (
 	"keyward/broker/internal/problem"
 	"keyward/broker/internal/store/storetest"
 	"keyward/broker/internal/tenant"
+	"keyward/e2e/lab"
 )
 
 func TestPeople_usersSessionsTokensAndLog(t *testing.T) {
@@ -488,12 +489,11 @@ func TestServe_fullDiskIsAClearProblemAndPasses(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := lab.FreeAddress("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return address
 }
 
 func await(t *testing.T, ok func() bool) {
