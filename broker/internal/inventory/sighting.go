@@ -22,7 +22,7 @@ func Seeing(deviceID, instanceID string) store.Read {
 
 // Sighted are the IDs of the devices in a machine's last inventory.
 func Sighted(t *store.Tenant, instanceID string) (map[string]bool, error) {
-	rows, err := store.In[store.DeviceSighting](t).List(store.Eq("instance_id", instanceID), store.Only("device_id"))
+	rows, err := store.In[store.DeviceSighting](t).List(sightingsOf(instanceID)...)
 	ids := make(map[string]bool, len(rows))
 	for _, r := range rows {
 		ids[r.DeviceID] = true
@@ -38,7 +38,7 @@ func SightedDevices(t *store.Tenant, instanceID string) ([]store.Device, error) 
 // SightedPolicies are the IDs of the policies of those devices, each once. Every heartbeat asks for them, so nothing else
 // is read.
 func SightedPolicies(t *store.Tenant, instanceID string) ([]string, error) {
-	devices, err := sightedDevices(t, instanceID, store.Only("id", "policy_id"))
+	devices, err := sightedDevices(t, instanceID, policyPart())
 	var out []string
 	for _, d := range devices {
 		if !slices.Contains(out, d.PolicyID) {
@@ -46,6 +46,17 @@ func SightedPolicies(t *store.Tenant, instanceID string) ([]string, error) {
 		}
 	}
 	return out, err
+}
+
+// SightedReads is what SightedPolicies reads in any case.
+func SightedReads(instanceID string) []store.Read {
+	return []store.Read{store.Rows[store.Device](policyPart(), store.Eq("instance_id", instanceID)), store.Rows[store.DeviceSighting](sightingsOf(instanceID)...)}
+}
+
+func policyPart() store.Filter { return store.Only("id", "policy_id") }
+
+func sightingsOf(instanceID string) []store.Filter {
+	return []store.Filter{store.Eq("instance_id", instanceID), store.Only("device_id")}
 }
 
 func sightedDevices(t *store.Tenant, instanceID string, columns ...store.Filter) ([]store.Device, error) {

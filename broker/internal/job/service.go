@@ -142,7 +142,7 @@ func (s *Service) CancelEncryption(ctx context.Context, p tenant.Principal, devi
 
 // Commands lists the jobs that a machine has to take, or take again.
 func (s *Service) Commands(t *store.Tenant, instanceID string) ([]api.Command, error) {
-	jobs, err := store.In[store.Job](t).List(store.Eq("instance_id", instanceID), store.OneOf("status", []string{queued, running}))
+	jobs, err := store.In[store.Job](t).List(openOf(instanceID)...)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +173,15 @@ func (s *Service) Commands(t *store.Tenant, instanceID string) ([]api.Command, e
 		out = append(out, api.Command{Kind: api.CommandEncrypt, JobID: j.ID, DeviceID: d.ID, Device: &view, Destroy: j.Destroy})
 	}
 	return out, nil
+}
+
+// CommandReads is what Commands reads in any case.
+func (s *Service) CommandReads(instanceID string) []store.Read {
+	return []store.Read{store.Rows[store.Job](openOf(instanceID)...)}
+}
+
+func openOf(instanceID string) []store.Filter {
+	return []store.Filter{store.Eq("instance_id", instanceID), store.OneOf("status", []string{queued, running})}
 }
 
 // own reads a job of the calling machine; another machine's is not there.

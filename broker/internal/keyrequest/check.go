@@ -31,7 +31,7 @@ func occasionOf(t *store.Tenant, inst *store.Instance, in api.Heartbeat) (occasi
 		o.demanded = true
 		inst.CheckAskedAt, inst.CheckNonce = nil, ""
 	}
-	acc, err := store.Global[store.Account](t.Tx()).Get(t.AccountID())
+	acc, err := store.Global[store.Account](t.Tx()).Steady(t.AccountID())
 	o.scheduled = nonce == acc.CheckNonce
 	return o, err
 }
@@ -39,18 +39,28 @@ func occasionOf(t *store.Tenant, inst *store.Instance, in api.Heartbeat) (occasi
 // underCheck are the statuses that checks look at whenever the policy wants one.
 func underCheck() []api.KeyStatus { return append(slices.Clone(holding), waiting...) }
 
+func underCheckOf(instanceID string) []store.Filter {
+	return []store.Filter{store.Eq("instance_id", instanceID), store.OneOf("status", underCheck())}
+}
+
+// retriesOf select the requests of a machine for which a period for attempts was set.
+func retriesOf(instanceID string) []store.Filter {
+	return []store.Filter{store.Eq("instance_id", instanceID), store.NotNull("retry_until")}
+}
+
 // judge appraises a machine's fresh evidence for its open requests, where policy, schedule or person want it. before is
 // the machine as it was known before this contact.
 func (s *Service) judge(t *store.Tenant, p tenant.Principal, before store.Instance, in api.Heartbeat, o occasion) ([]api.CheckedKey, error) {
 	requests := store.In[store.KeyRequest](t)
-	rows, err := requests.List(store.Eq("instance_id", before.ID), store.OneOf("status", underCheck()))
+	rows, err := requests.List(underCheckOf(before.ID)...)
 	if err != nil {
 		return nil, err
 	}
-	taken, err := requests.List(store.Eq("instance_id", before.ID), store.After("retry_until", t.Now()))
+	taken, err := requests.List(retriesOf(before.ID)...)
 	if err != nil {
 		return nil, err
 	}
+	taken = slices.DeleteFunc(taken, func(r store.KeyRequest) bool { return !r.RetryUntil.After(t.Now()) })
 	var out []api.CheckedKey
 	for _, r := range append(rows, taken...) {
 		done, err := s.check(t, p, before, &r, in, o)

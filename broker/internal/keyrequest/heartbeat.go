@@ -26,7 +26,7 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 		return api.HeartbeatResponse{}, problem.Invalid("held", "are more keys than a machine can have")
 	}
 	var out api.HeartbeatResponse
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err := s.Store.TxAhead(ctx, p.AccountID, s.heard(p), func(tx *store.Tx) error {
 		t := tx.Tenant(p.AccountID)
 		inst, err := inventory.Caller(t, p)
 		if err != nil {
@@ -62,7 +62,7 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 		if err != nil {
 			return err
 		}
-		if out.Commands, err = s.commands(t, p.Instance); err != nil {
+		if out.Commands, err = s.commands(t, inst); err != nil {
 			return err
 		}
 		for _, c := range strays {
@@ -76,6 +76,18 @@ func (s *Service) Heartbeat(ctx context.Context, p tenant.Principal, in api.Hear
 		return nil
 	})
 	return out, err
+}
+
+// heard is what a heartbeat of a machine reads in any case.
+func (s *Service) heard(p tenant.Principal) []store.Read {
+	instanceID := p.Instance
+	out := append(inventory.SightedReads(instanceID), store.Row[store.Instance](store.Eq("id", instanceID)),
+		store.Rows[store.KeyRequest](underCheckOf(instanceID)...), store.Rows[store.KeyRequest](retriesOf(instanceID)...),
+		store.Rows[store.KeyRequest](revokingOf(instanceID)...), inventory.AccountKeyOf(p.AccountID))
+	if s.Jobs != nil {
+		out = append(out, s.Jobs.CommandReads(instanceID)...)
+	}
+	return out
 }
 
 // renew extends the leases of held keys. A key that the machine has no right to any more comes back as a command to give
@@ -175,7 +187,13 @@ func (s *Service) Commands(ctx context.Context, p tenant.Principal, wait time.Du
 	out := api.CommandList{Commands: []api.Command{}}
 	err := s.waitFor(ctx, p, wait, []string{feed.Instance(p.Instance)}, func() bool { return len(out.Commands) > 0 }, func() (bool, error) {
 		err := s.Store.View(ctx, func(tx *store.Tx) error {
-			list, err := s.commands(tx.Tenant(p.AccountID), p.Instance)
+			t := tx.Tenant(p.AccountID)
+			inst, err := store.In[store.Instance](t).First(store.Eq("id", p.Instance), store.Only("id", "check_asked_at", "check_nonce"))
+			if ignoreMissing(err) != nil {
+				return err
+			}
+			inst.ID = p.Instance
+			list, err := s.commands(t, inst)
 			if err == nil {
 				out.Commands = list
 			}
@@ -213,17 +231,17 @@ func sameCommands(a, b []api.Command) bool {
 	})
 }
 
-// commands lists revocations, checks and jobs of a machine.
-func (s *Service) commands(t *store.Tenant, instanceID string) ([]api.Command, error) {
+// commands lists revocations, checks and jobs of a machine, of which only its ID and open checks are looked at.
+func (s *Service) commands(t *store.Tenant, inst store.Instance) ([]api.Command, error) {
 	out := []api.Command{}
-	revoking, err := store.In[store.KeyRequest](t).List(store.Eq("instance_id", instanceID), store.Eq("status", api.KeyRevoking))
+	revoking, err := store.In[store.KeyRequest](t).List(revokingOf(inst.ID)...)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range revoking {
 		out = append(out, api.Command{Kind: api.CommandRevoke, RequestID: r.ID, DeviceID: r.DeviceID, Mode: r.RevokeMode, Reason: r.Reason})
 	}
-	checks, err := checkCommands(t, instanceID)
+	checks, err := checkCommands(t, inst)
 	if err != nil {
 		return nil, err
 	}
@@ -231,6 +249,10 @@ func (s *Service) commands(t *store.Tenant, instanceID string) ([]api.Command, e
 	if s.Jobs == nil {
 		return out, nil
 	}
-	jobs, err := s.Jobs.Commands(t, instanceID)
+	jobs, err := s.Jobs.Commands(t, inst.ID)
 	return append(out, jobs...), err
+}
+
+func revokingOf(instanceID string) []store.Filter {
+	return []store.Filter{store.Eq("instance_id", instanceID), store.Eq("status", api.KeyRevoking)}
 }

@@ -294,16 +294,12 @@ func overdue(now, asked time.Time, pol store.Policy) bool {
 }
 
 // checkCommands are the checks that a machine has not answered.
-func checkCommands(t *store.Tenant, instanceID string) ([]api.Command, error) {
-	inst, err := store.In[store.Instance](t).First(store.Eq("id", instanceID), store.Only("id", "check_asked_at", "check_nonce"))
-	if err != nil {
-		return nil, ignoreMissing(err)
-	}
+func checkCommands(t *store.Tenant, inst store.Instance) ([]api.Command, error) {
 	var out []api.Command
 	if inst.CheckAskedAt != nil {
 		out = append(out, api.Command{Kind: api.CommandCheck, Nonce: inst.CheckNonce, Reason: "A person wants this machine checked."})
 	}
-	acc, err := store.Global[store.Account](t.Tx()).Get(t.AccountID())
+	acc, err := store.Global[store.Account](t.Tx()).Steady(t.AccountID())
 	if err != nil || acc.CheckAskedAt == nil {
 		return out, err
 	}
@@ -311,7 +307,7 @@ func checkCommands(t *store.Tenant, instanceID string) ([]api.Command, error) {
 	if err != nil {
 		return out, err
 	}
-	late, err := unanswered(t, acc, enabled, store.Eq("instance_id", instanceID))
+	late, err := unanswered(t, acc, enabled, store.Eq("instance_id", inst.ID))
 	if len(late) > 0 {
 		out = append(out, api.Command{Kind: api.CommandCheck, Nonce: acc.CheckNonce, Reason: "The scheduled integrity check."})
 	}

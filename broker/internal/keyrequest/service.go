@@ -39,6 +39,8 @@ const (
 type Jobs interface {
 	// Commands lists what an instance is asked to do; it only reads.
 	Commands(t *store.Tenant, instanceID string) ([]api.Command, error)
+	// CommandReads is what Commands reads in any case.
+	CommandReads(instanceID string) []store.Read
 }
 
 // Deps is what the service works with.
