@@ -91,11 +91,14 @@ func StartBroker(ctx context.Context, o BrokerOptions) (*Broker, error) {
 	return b.open(ctx, o, people, agents)
 }
 
-// RestoreBroker starts a broker on copies of another one's data folder and root key, under the other's addresses: what
-// is left when a machine was lost and its backup was not. The other one no longer runs.
+// RestoreBroker starts a broker on copies of another one's data folder and root key, or on what a backup was restored into,
+// under the other's addresses: what is left when a machine was lost and its backup was not. The other one no longer runs.
 func RestoreBroker(ctx context.Context, lost *Broker, o BrokerOptions) (*Broker, error) {
 	b := &Broker{Bin: o.Bin, Dir: o.Dir, URL: lost.URL, AgentURL: lost.AgentURL, CAFile: filepath.Join(o.Dir, "ca.pem"), Setup: lost.Setup,
 		store: []string{"--data", o.Dir, "--root-key", o.RootKey}}
+	if o.DSN != "" {
+		b.store = append(b.store, "--dsn", o.DSN)
+	}
 	return b.open(ctx, o, strings.TrimPrefix(lost.URL, "https://"), strings.TrimPrefix(lost.AgentURL, "https://"))
 }
 

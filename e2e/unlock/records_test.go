@@ -145,3 +145,66 @@ func TestBackup_restoredBrokerGivesTheKeys(t *testing.T) {
 	m.approve(0, d.ID)
 	kept(t, m.mountPoint(0)+"/file")
 }
+
+// A backup that is made by the command beside a serving broker, and restored by the command into the other kind of database,
+// is that broker: people log on, and a machine that never heard of it gets its key.
+func TestBackup_restoredByItsCommandsIntoTheOtherDatabase(t *testing.T) {
+	eachOwn(t, func(t *testing.T, s *site) {
+		other := kinds[0]
+		if s.kind == other {
+			other = kinds[1]
+		}
+		other.ready(t)
+		a := newAccount(t, s)
+		m := a.machine(1, "")
+		d := m.encrypt(0, api.DeviceWrite{})
+		m.approve(0, d.ID)
+		keep(t, m.mountPoint(0)+"/file")
+
+		dir := tempDir(t)
+		file, phrase := filepath.Join(dir, "broker.backup"), filepath.Join(dir, "phrase")
+		if err := os.WriteFile(phrase, []byte("four words in a safe\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"create", "--out", file}, {"verify", file}} {
+			if _, err := s.broker.Command(t.Context(), append([]string{"backup", args[0], "--quiet", "--passphrase-from", phrase}, args[1:]...)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.broker.Stop(20 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		o := lab.BrokerOptions{Bin: program("keyward-broker"), Dir: filepath.Join(dir, "data"), RootKey: filepath.Join(dir, "root", "root.key")}
+		tool(t, "cp", "-a", filepath.Join(filepath.Dir(s.broker.Dir), "root"), filepath.Dir(o.RootKey))
+		if err := os.RemoveAll(s.broker.Dir); err != nil {
+			t.Fatal(err)
+		}
+		restore := []string{"backup", "restore", file, "--quiet", "--passphrase-from", phrase, "--data", o.Dir, "--root-key", o.RootKey}
+		if other.server != nil {
+			var err error
+			if o.DSN, err = other.server.NewDatabase(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			restore = append(restore, "--dsn", o.DSN)
+		}
+		tool(t, append([]string{o.Bin}, restore...)...)
+		restored, err := lab.RestoreBroker(t.Context(), s.broker, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.broker = restored
+		if !lab.Mounted(m.mountPoint(0)) {
+			t.Error("the volume did not outlive the move of its broker")
+		}
+		a.People = a.logOn(a.setup.Admin)
+		if _, err := m.Run(t.Context(), "lock", d.ID); err != nil {
+			t.Fatal(err)
+		}
+		m.unmounted(0)
+		if _, err := m.Run(t.Context(), "request", d.ID); err != nil {
+			t.Fatal(err)
+		}
+		m.approve(0, d.ID)
+		kept(t, m.mountPoint(0)+"/file")
+	})
+}
