@@ -51,8 +51,7 @@ type usualReads struct {
 	keep []func(*Tx, *foreseen)
 }
 
-// prepare makes the queries of a group that begins.
-// a is what its first transaction reads anyway.
+// prepare makes the queries of a group that begins, without those that its first transaction makes anyway.
 func (u *usual) prepare(tx *Tx, a *ahead) *usualReads {
 	u.groups++
 	out := &usualReads{}
