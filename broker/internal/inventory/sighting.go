@@ -48,6 +48,50 @@ func SightedPolicies(t *store.Tenant, instanceID string) ([]string, error) {
 	return out, err
 }
 
+// SightedPoliciesOf is SightedPolicies of many machines by a few statements. A machine that sees no device is left out.
+func SightedPoliciesOf(t *store.Tenant, instanceIDs []string) (map[string][]string, error) {
+	out := map[string][]string{}
+	add := func(instanceID, policyID string) {
+		if !slices.Contains(out[instanceID], policyID) {
+			out[instanceID] = append(out[instanceID], policyID)
+		}
+	}
+	devices := store.In[store.Device](t)
+	seers := map[string][]string{} // by device
+	for some := range slices.Chunk(instanceIDs, someIDs) {
+		own, err := devices.List(store.OneOf("instance_id", some), store.Only("id", "policy_id", "instance_id"))
+		if err != nil {
+			return nil, err
+		}
+		home := make(map[string]string, len(own))
+		for _, d := range own {
+			home[d.ID] = d.InstanceID
+			add(d.InstanceID, d.PolicyID)
+		}
+		sightings, err := store.In[store.DeviceSighting](t).List(store.OneOf("instance_id", some), store.Only("device_id", "instance_id"))
+		if err != nil {
+			return nil, err
+		}
+		for _, seen := range sightings {
+			if home[seen.DeviceID] != seen.InstanceID {
+				seers[seen.DeviceID] = append(seers[seen.DeviceID], seen.InstanceID)
+			}
+		}
+	}
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(seers)), someIDs) {
+		more, err := devices.List(store.OneOf("id", ids), policyPart())
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range more {
+			for _, instanceID := range seers[d.ID] {
+				add(instanceID, d.PolicyID)
+			}
+		}
+	}
+	return out, nil
+}
+
 // SightedReads is what SightedPolicies reads in any case.
 func SightedReads(instanceID string) []store.Read {
 	return []store.Read{store.Rows[store.Device](policyPart(), store.Eq("instance_id", instanceID)), store.Rows[store.DeviceSighting](sightingsOf(instanceID)...)}

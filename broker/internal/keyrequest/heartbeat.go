@@ -143,6 +143,11 @@ func paces(t *store.Tenant, instanceID string) (beat int64, silence time.Duratio
 	if err != nil {
 		return 0, 0, err
 	}
+	return pacesUnder(t, policies)
+}
+
+// pacesUnder are the paces of a machine whose devices are under policies.
+func pacesUnder(t *store.Tenant, policies []string) (beat int64, silence time.Duration, err error) {
 	for _, id := range policies {
 		pol, err := policyOf(t, id)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"keyward/broker/internal/challenge"
 	"keyward/broker/internal/feed"
 	"keyward/broker/internal/idempotency"
+	"keyward/broker/internal/inventory"
 	"keyward/broker/internal/store"
 	"keyward/broker/internal/tenant"
 )
@@ -114,12 +115,21 @@ func (s *Service) dueIn(t *store.Tenant) ([]due, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A policy may allow its machines to be silent for days: what is read of them every second is not read one by one.
+	ids := make([]string, len(instances))
+	for k, i := range instances {
+		ids[k] = i.ID
+	}
+	policies, err := inventory.SightedPoliciesOf(t, ids)
+	if err != nil {
+		return nil, err
+	}
 	for _, i := range instances {
-		lost, err := s.silent(t, i)
+		beat, silence, err := pacesUnder(t, policies[i.ID])
 		if err != nil {
 			return nil, err
 		}
-		if lost {
+		if s.silent(t, i, beat, silence) {
 			out = append(out, due{account: t.AccountID(), id: i.ID})
 		}
 	}
@@ -259,13 +269,12 @@ func (s *Service) lookAgain(t *store.Tenant, r store.KeyRequest) error {
 // minSilence is the shortest silence after which a machine is missing.
 const minSilence = 15 * time.Second
 
-// silent says that a machine has been without contact for longer than its policies allow, and that this broker could have
+// silent says that a machine has been without contact for longer than its policies allow (paces), and that this broker could have
 // heard it. A policy that wants more heartbeats than the machine was told of does not make it silent before the next one.
-func (s *Service) silent(t *store.Tenant, i store.Instance) (bool, error) {
+func (s *Service) silent(t *store.Tenant, i store.Instance, beat int64, silence time.Duration) bool {
 	if i.Missing || i.LastSeenAt == nil {
-		return false, nil
+		return false
 	}
-	beat, silence, err := paces(t, i.ID)
 	if i.PaceSeconds > beat {
 		silence = max(silence, seconds(i.PaceSeconds)+minSilence)
 	}
@@ -273,7 +282,7 @@ func (s *Service) silent(t *store.Tenant, i store.Instance) (bool, error) {
 	if s.began.After(heard) {
 		heard = s.began
 	}
-	return t.Now().Sub(heard) > silence, err
+	return t.Now().Sub(heard) > silence
 }
 
 // missing takes a machine that fell silent off the running ones. Keys that it holds stay out until their lease ends.
@@ -283,8 +292,8 @@ func (s *Service) missing(t *store.Tenant, id string) error {
 	if err != nil {
 		return err
 	}
-	lost, err := s.silent(t, i)
-	if err != nil || !lost {
+	beat, silence, err := paces(t, id)
+	if err != nil || !s.silent(t, i, beat, silence) {
 		return err
 	}
 	i.Missing = true

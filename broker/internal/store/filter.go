@@ -112,6 +112,9 @@ func Ne(column string, v any) Filter {
 	return where("<>", column, []any{v}, func(c clause.Column) clause.Expression { return clause.Neq{Column: c, Value: v} })
 }
 
+// fewValues is how many values of a list there are statements for each.
+const fewValues = 8
+
 // OneOf keeps rows whose column equals one of values; none when there are no values.
 func OneOf[V any](column string, values []V) Filter {
 	some := make([]any, 0, len(values))
@@ -122,6 +125,10 @@ func OneOf[V any](column string, values []V) Filter {
 	}
 	if len(some) == 0 {
 		return none(column)
+	}
+	// Each number of values is a statement of its own: of long lists the last value is repeated up to a power of two.
+	for len(some) > fewValues && len(some)&(len(some)-1) != 0 {
+		some = append(some, some[len(some)-1])
 	}
 	return where(fmt.Sprintf("in %d", len(some)), column, some, func(c clause.Column) clause.Expression {
 		return clause.IN{Column: c, Values: some}

@@ -39,6 +39,7 @@ func TestStatement_keptDoesWhatGORMDoes(t *testing.T) {
 			"differs":     {store.Ne("name", "disk-2"), store.Limit(3)},
 			"one of":      {store.OneOf("name", []string{"disk-1", "disk-4", "none"})},
 			"one of none": {store.OneOf("name", []string{})},
+			"one of many": {store.OneOf("name", []string{"disk-1", "disk-4", "a", "b", "c", "d", "e", "f", "g", "h", "i"})},
 			"null":        {store.IsNull("volume")},
 			"not null":    {store.NotNull("volume"), store.Desc("size")},
 			"times":       {store.Before("created_at", now.Add(time.Hour)), store.After("created_at", now.Add(-time.Hour))},
