@@ -110,9 +110,9 @@ func home(t *store.Tenant) (store.Policy, store.Image, error) {
 	rule := func(fact api.FactName, op api.Operator, value string) api.Rule {
 		return api.Rule{Fact: fact, Match: api.MatchAll, Conditions: []api.Condition{{Operator: op, Value: value}}}
 	}
+	const silence = 24 * 3600 // nobody reports for a fleet but in some benchmarks
 	policy := store.Policy{Name: policyName, OnMatch: api.ActionApprove, OnFailure: api.ActionManual, LeaseSeconds: 3600, HeartbeatSeconds: 30,
-		MissingAfterSeconds: 24 * 3600, // nobody reports for them but in some benchmarks
-		RevokeMode:          api.RevokeSuspend, Rules: []api.Rule{rule(api.FactHostName, api.OpStartsWith, "fleet-"),
+		MissingAfterSeconds: silence, RevokeMode: api.RevokeSuspend, Rules: []api.Rule{rule(api.FactHostName, api.OpStartsWith, "fleet-"),
 			rule(api.FactKernelVersion, api.OpGreaterEqual, "6.1"), rule(api.FactTCPPorts, api.OpLacks, "23")}}
 	if err := errors.Join(store.In[store.Image](t).Insert(&image), store.In[store.Policy](t).Insert(&policy)); err != nil {
 		return policy, image, err

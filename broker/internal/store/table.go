@@ -61,9 +61,9 @@ type steady struct{ table, account, id string }
 // transactions that share a commit such a row is read once, and again after any change of its table. The caller must not
 // change what the row points to.
 func (t Table[T]) Steady(id string) (T, error) {
-	key := steady{t.name(), t.scope.account, id}
+	key, scope := steady{t.name(), t.scope.account, id}, t.scope // t itself would keep its transaction in memory
 	t.tx.usually(key, Row[T](Eq("id", id)), func(tx *Tx, f *foreseen) {
-		if rows, err := (Table[T]{tx: tx, scope: t.scope}).told(f.result().([]T), nil); err == nil && len(rows) == 1 {
+		if rows, err := (Table[T]{tx: tx, scope: scope}).told(f.result().([]T), nil); err == nil && len(rows) == 1 {
 			Replace(tx, key, rows[0])
 		}
 	})
